@@ -3,6 +3,7 @@
 Modules:
 
 - `fastai_actstats.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
+- `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.ring`: A fixed number of columns of summaries, for a run of any length

@@ -23,7 +23,7 @@ from .kernels.eager import empty
 from .layers import first_float
 from .record import Record
 from .ring import Ring
-from .summary import fold
+from .summary import fold, kernel_for
 
 # %% auto #0
 __all__ = ['PHASES', 'CANCEL', 'Recorder', 'Tap', 'Watch']
@@ -136,6 +136,7 @@ class Tap:
     ):
         self.recorder, self.name, self.pick, self.kernel = recorder, name, pick or first_float, kernel
         self.row, self.failed = recorder.row(name), name in recorder.left_out
+        kernel_for(self.row, kernel)  # loaded now, and compiled if need be, not in the first batch
 
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed or torch._C._current_graph_task_id() != -1: return
