@@ -4,10 +4,12 @@ Modules:
 
 - `fastai_actstats.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.dead_units`: The callback that watches which units are ever alive
+- `fastai_actstats.distributed`: Several processes train together: one record of them all
 - `fastai_actstats.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
+- `fastai_actstats.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.summary`: `Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one
 - `fastai_actstats.units`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture

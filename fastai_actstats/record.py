@@ -34,12 +34,13 @@ class Record:
         layers:list[str], # L dotted names
         bins:Bins, # Bin edges and near-zero threshold
         what:str='activations', # What was watched
-        info:dict|None=None # Layer name → dict with `type` and `shape` as far as known
+        info:dict|None=None, # Layer name → dict with `type` and `shape` as far as known
+        ranks:tuple=() # Where several processes trained: those whose values these are
     ):
         if rows.shape[:2] != (len(columns), len(layers)):
             raise ValueError(f"rows of shape {tuple(rows.shape)} do not fit {len(columns)} columns and {len(layers)} layers")
         self.summary, self.columns, self.layers = Summary(rows, bins), columns, list(layers)
-        self.what, self.info = what, info or {}
+        self.what, self.info, self.ranks = what, info or {}, ranks
 
     # what was recorded when
     @property
@@ -84,7 +85,7 @@ class Record:
     # parts of it
     def _part(self, columns=slice(None), layers=slice(None)):
         return Record(self.summary.rows[columns][:, layers], self.columns[columns],
-                      np.array(self.layers, object)[layers].tolist(), self.bins, self.what, self.info)
+                      np.array(self.layers, object)[layers].tolist(), self.bins, self.what, self.info, self.ranks)
 
     def layer_index(self,
         layer # Index (negative ones too) or dotted name
@@ -150,7 +151,7 @@ class Record:
         for name in ('last', 'last_epoch', 'last_fit'): first[name] = last[name]
         first['steps'] = np.add.reduceat(self.columns['steps'], np.arange(0, len(self), size))
         first['valid'] = np.logical_and.reduceat(self.columns['valid'], np.arange(0, len(self), size))
-        return Record(merge(rows.unflatten(0, (groups, size)), 1), first, self.layers, self.bins, self.what, self.info)
+        return Record(merge(rows.unflatten(0, (groups, size)), 1), first, self.layers, self.bins, self.what, self.info, self.ranks)
 
     def modal_bin(self,
         layer, # Index or dotted name
@@ -175,6 +176,7 @@ class Record:
 
     def __repr__(self):
         head = f"Record of {self.what}: {len(self.layers)} layers, {len(self)} columns"
+        if self.ranks: head += f", rank{'s'*(len(self.ranks) > 1)} {', '.join(map(str, self.ranks))}"
         if not len(self): return head + ' (nothing recorded)'
         c = self.columns
         when = f"steps {c['first'].min()} to {c['last'].max()}, epochs {c['epoch'].min()} to {c['last_epoch'].max()}"

@@ -121,9 +121,11 @@ class Recorder:
     @property
     def record(self) -> Record:
         "What has been recorded so far: one transfer from the device, kept until there is more"
-        version = tuple(r.version for r in self.rings.values()), len(self.left_out)
-        if self._cache is None or self._cache[0] != version: self._cache = version, self._read()
+        if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
         return self._cache[1]
+
+    @property
+    def version(self): return tuple(r.version for r in self.rings.values()), len(self.left_out)  # changes with every commit
 
     def _read(self):
         parts = [r.read() for r in self.rings.values()]
