@@ -82,6 +82,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'fastai_actstats/compare.py'),
                                          'fastai_actstats.compare.Comparison._alike': ( 'compare.html#comparison._alike',
                                                                                         'fastai_actstats/compare.py'),
+                                         'fastai_actstats.compare.Comparison._name': ( 'compare.html#comparison._name',
+                                                                                       'fastai_actstats/compare.py'),
                                          'fastai_actstats.compare.Comparison.color_dim': ( 'compare.html#comparison.color_dim',
                                                                                            'fastai_actstats/compare.py'),
                                          'fastai_actstats.compare.Comparison.difference': ( 'compare.html#comparison.difference',

@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter
 
 from .align import as_record, common_bins, common_steps, match_layers, rebin
 from .pictures import draw_heat, heat_size
-from .plot import CMAP, STATS, draw_color_dim, layer_title, mark_epochs, outside, step_edges, step_label
+from .plot import CMAP, STATS, _RIM, draw_color_dim, layer_title, mark_epochs, outside, step_edges, step_label
 from .record import Record
 
 # %% auto #0
@@ -83,6 +83,12 @@ class Comparison:
         return Record(part.summary.rows, part.columns, self.layers, self.bins, rec.what,
                       {label: rec.info[n] for label, n in zip(self.layers, names) if n in rec.info}, rec.notes, rec.made)
 
+    def _name(self, ax, i):
+        "The layer's name beside the first of its panels, or in it where panels are small"
+        name = layer_title(self.runs[self.first], i)
+        if len(self.layers) <= 12: ax.set_ylabel(name.replace('  ', '\n'))
+        else: ax.text(.02, .95, name, transform=ax.transAxes, va='top', fontsize='xx-small', color='white', path_effects=_RIM)
+
     def color_dim(self,
         mean:bool=True, cmap:str=CMAP, # Draw the mean over it?; colour map
         most:int=500, # Columns at most, neighbours merged
@@ -101,9 +107,9 @@ class Comparison:
                 ax.set_facecolor('.85')  # after the end of a shorter run
                 ax.tick_params(labelsize='small', labelbottom=(i + 1) % rows == 0 or i == len(panels) - 1, labelleft=ax is axs[0])
                 if i % rows == 0: ax.set_title(run, fontweight='bold')
-            axs[0].set_ylabel(layer_title(self.runs[self.first], i).replace('  ', '\n'), fontsize='medium' if len(panels) <= 12 else 'x-small')
+            self._name(axs[0], i)
         some = recs[self.first]
-        bar = fig.colorbar(mesh, ax=[ax for axs in panels for ax in axs], label=f'share of the {some.what} in a bin', pad=.01, aspect=60)
+        bar = fig.colorbar(mesh, ax=[ax for axs in panels for ax in axs], label=f'share of the {some.what} in a bin', pad=.01, fraction=.03, aspect=60)
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:.4g}' if v < 1e-2 else f'{v:g}'))
         fig.supxlabel(step_label(some) + ' (dotted: an epoch begins' + ('; white line: mean)' if mean else ')'), fontsize='medium')
         return fig
@@ -128,7 +134,7 @@ class Comparison:
                 if stat == 'near_zero': ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:.0%}'))
                 mark_epochs(ax, recs[self.first], step_edges(recs[self.first]), 'gray')
                 sns.despine(ax=ax)
-            axs[0].set_ylabel(layer_title(self.runs[self.first], i).replace('  ', '\n'), fontsize='medium' if len(panels) <= 12 else 'x-small')
+            self._name(axs[0], i)
         handles, labels = panels[0][-1].get_legend_handles_labels()
         panels[0][-1].legend_.remove()
         fig.legend(handles, labels, loc='outside upper right' if fig.get_layout_engine() else 'upper right', ncols=len(labels), frameon=False)
