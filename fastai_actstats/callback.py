@@ -12,7 +12,7 @@ import copy
 import torch
 from fastai.basics import Callback, L
 
-from . import plot  # gives records their pictures
+from . import pictures  # gives records their pictures
 from .bins import Bins
 from .distributed import Ranks
 from .layers import choose, named_layers
