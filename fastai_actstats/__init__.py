@@ -8,6 +8,7 @@ Modules:
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.look`: Running a trained model once, on an input of any kind, and leaving no trace of it
 - `fastai_actstats.ring`: A fixed number of columns of summaries, for a run of any length
+- `fastai_actstats.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.summary`: `Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one
 - `fastai_actstats.watch`: Hooks that stay on a model exactly as long as its epochs run, and the time line that they fill"""
 

@@ -20,13 +20,13 @@ from PIL import Image
 
 from .bins import Bins
 from .feature_maps import LayerMaps, activation
-from .feature_plots import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette
+from .feature_plots import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette, zoom_for
 from .layers import choose
 from .look import Look
 from .summary import Summary
 
 # %% auto #0
-__all__ = ['STYLE', 'save_feature_maps']
+__all__ = ['STYLE', 'STATS', 'save_feature_maps']
 
 # %% ../nbs/23_feature_files.ipynb #png-code
 def _write(path, data):
@@ -43,25 +43,28 @@ def _png(levels, colors):
     res.putpalette(colors.tobytes())
     return res
 
-def _zoom(plane, pixels): return max(1, round(pixels/max(plane.shape)))
-
 # %% ../nbs/23_feature_files.ipynb #page-code
-STYLE = """body{font:14px sans-serif;margin:2em} table{border-collapse:collapse} td,th{padding:4px 10px;border-bottom:1px solid #ddd;
-text-align:left;vertical-align:middle} td.n{text-align:right;font-variant-numeric:tabular-nums} img{image-rendering:pixelated}
+STYLE = """body{font:14px sans-serif;margin:2em} table{border-collapse:collapse}
+td,th{padding:4px 10px;border-bottom:1px solid #ddd;text-align:left;vertical-align:middle} td.n{text-align:right;font-variant-numeric:tabular-nums} img{image-rendering:pixelated}
 td img{width:96px;height:96px;object-fit:contain} .bad{color:#a00}"""
+
+STATS = 'mean', 'std', 'min', 'max', 'near_zero'
 
 def _page(title, rows, has_input, legend):
     "The table of layers as HTML"
     def cells(r):
         first = r['files'][0] if r['files'] else ''
-        thumb = f'<a href="{first}"><img loading="lazy" src="{r["thumb"]}" alt="mean of all channels"></a>' if r['thumb'] else ''
+        image = f'<img loading="lazy" src="{r["thumb"]}" alt="mean of all channels">' if r['thumb'] else ''
+        thumb = f'<a href="{first}">{image}</a>' if first else image
         pages = ' '.join(f'<a href="{f}">{i}</a>' for i, f in enumerate(r['files'], 1))
-        numbers = ''.join(f'<td class="n">{r[k]:.3g}</td>' for k in ('mean', 'std', 'min', 'max', 'near_zero'))
-        return (f'<tr><td>{thumb}</td><td>{escape(r["layer"])}</td><td>{escape(r["type"])}</td><td>{" × ".join(map(str, r["shape"]))}</td>'
-                + (f'<td colspan="6" class="bad">{escape(r["error"])}</td></tr>' if r['error'] else f'{numbers}<td>{pages}</td></tr>'))
+        numbers = ''.join(f'<td class="n">{r[k]:.3g}</td>' for k in STATS)
+        what = ''.join(f'<td>{c}</td>' for c in (thumb, escape(r['layer']), escape(r['type']), ' × '.join(map(str, r['shape']))))
+        rest = f'<td colspan="6" class="bad">{escape(r["error"])}</td>' if r['error'] else f'{numbers}<td>{pages}</td>'
+        return f'<tr>{what}{rest}</tr>'
     failed = [r['layer'] for r in rows if r['error']]
     said = f'<p class="bad">{len(failed)} of {len(rows)} failed: {escape(", ".join(failed))}</p>' if failed else ''
-    heads = ''.join(f'<th>{h}</th>' for h in ('channel mean', 'layer', 'type', 'shape', 'mean', 'std', 'min', 'max', 'near zero', 'pages'))
+    heads = ('channel mean', 'layer', 'type', 'shape', 'mean', 'std', 'min', 'max', 'near zero', 'pages')
+    heads = ''.join(f'<th>{h}</th>' for h in heads)
     image = '<p><img src="input.png" alt="input" style="max-width:300px;min-width:120px"></p>' if has_input else ''
     body = '\n'.join(map(cells, rows))
     return (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>\n'
@@ -96,9 +99,9 @@ def save_feature_maps(
 
     def write(one, row):
         values = Summary.of(one.channels(item), Bins(n=1, lo=-1, hi=1, eps=1e-6))
-        row.update({k: getattr(values, k).item() for k in ('mean', 'std', 'min', 'max', 'near_zero')})
+        row.update({k: getattr(values, k).item() for k in STATS})
         planes, limit = one.planes(item), colour_limits(one, item, scale)
-        channels, zoom = ordered(one, order, item, max_channels), _zoom(planes[0], 40)
+        channels, zoom = ordered(one, order, item, max_channels), zoom_for(planes[0], 40)
         stem = f"{len(rows):04}_{re.sub(r'[^A-Za-z0-9_.@-]', '_', one.label)[:100]}"
         thumb = mean_plane(planes) if one.channels(item).dim() > 2 else planes[0]
         _write(out/'thumbs'/f'{stem}.png', _png(_thumb(thumb), colors))
@@ -134,11 +137,10 @@ def save_feature_maps(
 
 def _row(name, module, call, error=''):
     label = f'{name}@{call}' if call > 1 else name
-    return dict(layer=label, type=type(module).__name__, shape=(), **dict.fromkeys(('mean', 'std', 'min', 'max', 'near_zero'), np.nan),
-                files=[], thumb='', error=error)
+    return dict(layer=label, type=type(module).__name__, shape=(), **dict.fromkeys(STATS, np.nan), files=[], thumb='', error=error)
 
 def _thumb(plane):
     "A plane in no more than about 192 pixels each way"
     step = max(1, max(plane.shape)//192)
     plane = plane[::step, ::step]
-    return mosaic(plane[None], [0], 1, None, _zoom(plane, 96))
+    return mosaic(plane[None], [0], 1, None, zoom_for(plane, 96))

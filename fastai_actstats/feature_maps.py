@@ -64,12 +64,13 @@ def layer_table(
             if out is not None: row.update(MiB=row['MiB'] + out.numel()*out.element_size()/2**20, dtype=str(out.dtype)[6:])
         return hook
     look.run({m: note(name) for name, m in chosen.items()})
-    rows = []
-    for name in [*seen, *(n for n in chosen if n not in seen)]:
+    def row(name):
         sizes = [(p.numel(), p.requires_grad) for p in chosen[name].parameters()]
-        rows.append({'layer': name, 'type': type(chosen[name]).__name__, 'shape': (), 'dtype': '', 'params': sum(n for n, _ in sizes),
-                     'trainable': sum(n for n, grad in sizes if grad), 'calls': 0, 'MiB': 0., **seen.get(name, {})})
-    return pd.DataFrame(rows)
+        counts = dict(params=sum(n for n, _ in sizes), trainable=sum(n for n, grad in sizes if grad))
+        ran = seen.get(name, dict(shape=(), dtype='', calls=0, MiB=0.))
+        return dict(layer=name, type=type(chosen[name]).__name__, **counts, **ran)
+    table = pd.DataFrame([row(n) for n in [*seen, *(n for n in chosen if n not in seen)]])
+    return table[['layer', 'type', 'shape', 'dtype', 'params', 'trainable', 'calls', 'MiB']]
 
 # %% ../nbs/21_feature_maps.ipynb #layer-maps-class
 class LayerMaps:
@@ -89,7 +90,8 @@ class LayerMaps:
     @property
     def maps(self) -> torch.Tensor: # [N, ...] on the model's device
         "The layer's output itself; `RuntimeError` once it is freed"
-        if self._maps is None: raise RuntimeError(f"the maps of layer {self.name!r} were freed for the next layer's: copy what you keep")
+        if self._maps is None:
+            raise RuntimeError(f"the maps of layer {self.name!r} were freed for the next layer's: copy what you keep")
         return self._maps
 
     def free(self): self._maps = None
@@ -108,7 +110,7 @@ class LayerMaps:
     def planes(self,
         item:int=0 # Of the batch
     ) -> torch.Tensor: # [C, H, W], a view where `x` is a picture
-        "The channels of an image as they are, the middle slice of a volume; a sequence as one plane [units, positions], a vector as one, in rows"
+        "Channels as they are, the middle slice of volumes; a sequence is one plane [units, positions], a vector one of rows"
         x = self.channels(item)
         while x.dim() > 3: x = x[:, x.shape[1]//2]
         return x if x.dim() == 3 else x[None] if x.dim() == 2 else _wrapped(x)[None]
@@ -148,7 +150,8 @@ def with_maps(
     table = layer_table(look, layers=choose(look.model, layers).values())
     empty = table[table['shape'].map(len) < 2]
     if len(empty):
-        said = ', '.join(f"{r.layer!r} ({r.type}, {'no tensor of floats with a batch dimension' if r.calls else 'did not run'})" for r in empty.itertuples())
+        why = 'did not run', 'no tensor of floats with a batch dimension'
+        said = ', '.join(f"{r.layer!r} ({r.type}, {why[r.calls > 0]})" for r in empty.itertuples())
         if len(empty) == len(table): raise ValueError(f"no layer with maps is chosen: {said}")
         warnings.warn(f"layers without maps are left out: {said}", stacklevel=3)
     return {r.layer: r.calls for r in table.itertuples() if len(r.shape) > 1}

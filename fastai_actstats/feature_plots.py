@@ -20,7 +20,7 @@ from .feature_maps import LayerMaps, feature_maps
 from .look import Look
 
 # %% auto #0
-__all__ = ['TOP', 'BAD', 'GAP', 'ORDERS', 'SCALES', 'palette', 'limits', 'mosaic', 'canvas', 'check_style', 'ordered',
+__all__ = ['TOP', 'BAD', 'GAP', 'ORDERS', 'SCALES', 'palette', 'limits', 'mosaic', 'zoom_for', 'canvas', 'check_style', 'ordered',
            'colour_limits', 'show_feature_maps', 'mean_plane']
 
 # %% ../nbs/22_feature_plots.ipynb #mosaic-code
@@ -66,6 +66,8 @@ def mosaic(
         r, c = k//cols*H, k % cols*W
         res[r:r + H - 1, c:c + W - 1] = tile
     return res[:-1, :-1]
+
+def zoom_for(plane, pixels:int=24) -> int: return max(1, round(pixels/max(plane.shape)))  # so that small maps can be seen
 
 def canvas(
     one:LayerMaps, item:int, # Maps of a layer; which item of the batch
@@ -139,13 +141,15 @@ def _page(one, image, item, channels, limit, cmap, said):
     grid = fig.add_gridspec(2, 2, width_ratios=[1, 3.6])
     ax = fig.add_subplot(grid[:, 1])
     colors = ListedColormap(palette(cmap)/255)
-    ax.imshow(canvas(one, item, channels, cols, limit), cmap=colors, vmin=0, vmax=255, interpolation='nearest', aspect='equal' if kind > 2 else 'auto')
+    zoom = zoom_for(planes[0]) if kind > 2 else 1
+    style = dict(cmap=colors, vmin=0, vmax=255, interpolation='nearest', aspect='equal' if kind > 2 else 'auto')
+    ax.imshow(canvas(one, item, channels, cols, limit, zoom), **style)
     if kind > 2:
         ax.axis('off')
         size = 8 if len(channels) <= 36 else 6.5
         for k, c in enumerate(channels):
             if len(channels) > 144: break
-            ax.text(k % cols*(W + 1) - .3, k//cols*(H + 1) - .3, c, size=size, color='white', va='top',
+            ax.text(k % cols*(W*zoom + 1), k//cols*(H*zoom + 1), c, size=size, color='white', va='top',
                     path_effects=[pe.withStroke(linewidth=1.5, foreground='black')])
     elif kind == 2: ax.set(xlabel='position', ylabel='unit')
     else: ax.set(xlabel=f'unit, {W} a row', ylabel='first unit of the row', yticks=range(H), yticklabels=np.arange(H)*W)
@@ -153,7 +157,8 @@ def _page(one, image, item, channels, limit, cmap, said):
     bar = fig.colorbar(plt.cm.ScalarMappable(norm, cmap), ax=ax, pad=.02, fraction=.04)
     bar.set_label('activation' if limit else 'activation, each map on its own scale')
     if not limit: bar.set_ticks([0, 1], labels=['lowest', 'highest'])
-    left = [(image, 'input', {}), (mean_plane(planes).cpu().numpy() if kind > 2 else None, 'mean of all channels', dict(cmap=cmap))]
+    mean = mean_plane(planes).cpu().numpy() if kind > 2 else None
+    left = [(image, 'input', {}), (mean, 'mean of all channels', dict(cmap=cmap))]
     for row, (picture, title, style) in enumerate(left):
         a = fig.add_subplot(grid[row, 0])
         a.axis('off')

@@ -17,7 +17,7 @@ import torch
 from matplotlib.colors import ListedColormap, Normalize
 from torch import nn
 
-from .feature_plots import SCALES, mosaic, palette
+from .feature_plots import SCALES, mosaic, palette, zoom_for
 from .layers import WRAPPERS, choose
 from .look import model_of
 from .record import Record
@@ -40,13 +40,14 @@ def filter_weights(
     learn, # `Learner` or model
     layer=None, # A convolution, by name, pattern or module; None: the first
     weights=None # File of saved weights, state dict, or another `Learner` or model to take them from
-) -> torch.Tensor: # [out, in, H, W], a copy on the host; the kernel of a 1-D convolution has H = 1, of a 3-D one its middle slice
-    "The kernels of a convolution"
+) -> torch.Tensor: # [out, in, H, W], a copy on the host
+    "The kernels of a convolution; those of a 1-D one have H = 1, of a 3-D one the middle slice is taken"
     name, module = _convolution(learn, layer)
     w = module.weight if weights is None else _saved(weights, name)
     w = w.detach().as_subclass(torch.Tensor).cpu().clone()
     if w.shape != module.weight.shape:
-        raise ValueError(f"the saved weights of layer {name!r} have shape {tuple(w.shape)}, the model's {tuple(module.weight.shape)}")
+        shapes = f"{tuple(w.shape)}, the model's {tuple(module.weight.shape)}"
+        raise ValueError(f"the saved weights of layer {name!r} have shape {shapes}")
     if isinstance(module, KERNELS[3:]): w = w.transpose(0, 1)
     return w[:, :, None] if w.dim() == 3 else w[:, :, w.shape[2]//2] if w.dim() == 5 else w
 
@@ -58,7 +59,8 @@ def _saved(weights, name):
     if not isinstance(weights, dict): weights = model_of(weights).state_dict()
     if isinstance(weights.get('model'), dict): weights = weights['model']  # fastai saves the optimizer beside it
     plain = {'.'.join(p for p in k.split('.') if p not in WRAPPERS): v for k, v in weights.items()}
-    if f'{name}.weight' not in plain: raise ValueError(f"the saved weights have no {name}.weight: there is {', '.join([*plain][:8])}")
+    if f'{name}.weight' not in plain:
+        raise ValueError(f"the saved weights have no {name}.weight: there is {', '.join([*plain][:8])}")
     return plain[f'{name}.weight']
 
 def show_filters(
@@ -96,11 +98,12 @@ def show_filters(
 
 def _draw_filters(ax, w, rgb, scale, top, cmap, most):
     O, I, H, W = w.shape
-    w = w.float()[:most]
+    w, zoom = w.float()[:most], zoom_for(w[0, 0])
     size = w.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-30) if scale == 'each' else top
     if rgb:
-        tiles = (w/size/2 + .5).clamp(0, 1).movedim(1, -1).numpy()  # zero is grey
+        tiles = (w/size/2 + .5).clamp(0, 1).movedim(1, -1).numpy().repeat(zoom, 1).repeat(zoom, 2)  # zero is grey
         cols = math.ceil(math.sqrt(len(tiles)))
+        H, W = H*zoom, W*zoom
         canvas = np.ones((math.ceil(len(tiles)/cols)*(H + 1), cols*(W + 1), 3))
         for k, t in enumerate(tiles): canvas[k//cols*(H + 1):][:H, k % cols*(W + 1):][:, :W] = t
         ax.imshow(canvas[:-1, :-1], interpolation='nearest')
@@ -109,7 +112,7 @@ def _draw_filters(ax, w, rgb, scale, top, cmap, most):
         w = (w/size)[:, :most]
         cols = math.ceil(math.sqrt(len(w))) if I == 1 else w.shape[1]
         tiles = w.reshape(-1, H, W)
-        ax.imshow(mosaic(tiles, range(len(tiles)), cols, (-1, 1)), cmap=ListedColormap(palette(cmap)/255), vmin=0, vmax=255,
+        ax.imshow(mosaic(tiles, range(len(tiles)), cols, (-1, 1), zoom), cmap=ListedColormap(palette(cmap)/255), vmin=0, vmax=255,
                   interpolation='nearest')
         if I == 1: ax.set_xlabel(f'{len(w)} of {O} kernels, in rows')
         else: ax.set(xlabel=f'input channel ({w.shape[1]} of {I})', ylabel=f'output channel ({len(w)} of {O})')

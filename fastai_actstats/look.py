@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
 from copy import copy
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from torch import nn
 from .layers import named_layers
 
 # %% auto #0
-__all__ = ['CONVS', 'still', 'model_of', 'as_picture', 'prepare', 'Stop', 'Look']
+__all__ = ['CONVS', 'still', 'model_of', 'as_picture', 'to_model', 'prepare', 'Stop', 'Look', 'forward']
 
 # %% ../nbs/20_look.ipynb #still-code
 def _rng():
@@ -37,11 +38,13 @@ def _set_rng(python, numpy, cpu, cuda):
     torch.set_rng_state(cpu)
     if cuda: torch.cuda.set_rng_state_all(cuda)
 
-def _put_back(held, now, then):
-    "Give `held`, a dict or list, its contents `then`, if it has others `now`"
-    if len(now) == len(then) and all(a is b for a, b in zip(now, then)): return
+def _put_back(held, then):
+    "Give `held`, a dict or list, its contents `then`"
+    if len(held) == len(then) and all(a is b for a, b in zip(_parts(held), _parts(then))): return
     held.clear()
     (held.update if isinstance(held, dict) else held.extend)(then)
+
+def _parts(o): return [p for pair in o.items() for p in pair] if isinstance(o, dict) else o
 
 class _State:
     "What one module is made of, as it is now"
@@ -55,11 +58,7 @@ class _State:
         self.module.training = self.training
         for name in set(vars(self.module)) - set(self.attrs): del vars(self.module)[name]
         vars(self.module).update(self.attrs)
-        for held, then in self.inner:
-            if isinstance(held, list): _put_back(held, held, then)
-            elif list(held) != list(then) or any(held[k] is not then[k] for k in then):
-                held.clear()
-                held.update(then)
+        for held, then in self.inner: _put_back(held, then)
         for p, flag in self.flags: p.requires_grad_(flag)
         for b, then in self.buffers:
             if not torch.equal(b, then): b.copy_(then)
@@ -125,12 +124,15 @@ def _batch(learn, x):
         if not -n <= x < n: raise IndexError(f"item {x} is not among the {n} of the validation set: 0 to {n - 1}")
         dl, i = dls.valid, int(x) % n
         if not hasattr(dl, 'do_item'): batch = dl.collate_fn([dl.dataset[i]])  # a DataLoader of torch's own
-        else: batch = (dl := dl.new(get_idxs=lambda: [i], n=1, bs=1, shuffle=False, drop_last=False, num_workers=0)).one_batch()
+        else:
+            dl = dl.new(get_idxs=lambda: [i], n=1, bs=1, shuffle=False, drop_last=False, num_workers=0)
+            batch = dl.one_batch()
     else:
         if isinstance(x, (np.ndarray, torch.Tensor, Image.Image)): x = _typed(dls, _picture(x))
         dl = dls.test_dl([x], with_labels=False, num_workers=0)
         batch = dl.one_batch()
     batch = batch if isinstance(batch, (list, tuple)) else (batch,)
+    if not isinstance(batch[0], torch.Tensor): raise TypeError("they make no tensor of it")
     inputs = batch[:getattr(dl, 'n_inp', max(len(batch) - 1, 1))]
     try: seen = dl.decode(tuple(batch))[0][0]
     except Exception: seen = inputs[0][0]  # transforms that can't be undone
@@ -146,6 +148,12 @@ def as_picture(
     low, high = np.nanmin(x), np.nanmax(x)
     return x if 0 <= low and high <= 1 else (x - low)/max(high - low, 1e-12)
 
+def to_model(model:nn.Module, inputs) -> tuple:
+    "`inputs` on the model's device, floats in its precision"
+    own = next(model.parameters(), next(model.buffers(), torch.zeros(())))
+    def to(o): return o.to(own.device, own.dtype if o.is_floating_point() and own.is_floating_point() else o.dtype)
+    return tuple(to(o) if isinstance(o, torch.Tensor) else o for o in inputs)
+
 def prepare(
     learn, # `Learner` or model
     x # Index into the validation set, file, PIL image or uint8 array (these need a `Learner`); tensor or tuple of tensors
@@ -159,11 +167,9 @@ def prepare(
         if isinstance(x, Path) and not x.exists(): raise FileNotFoundError(f"there is no file {x}")
         try: inputs, seen = _batch(learn, x)
         except IndexError: raise
-        except Exception as e: raise ValueError(f"no input can be made of {_short(x)} by the learner's transforms: {_why(e)}") from e
-    own = next(model.parameters(), next(model.buffers(), None))
-    to = dict(device=own.device) if own is not None else {}
-    dtype = dict(dtype=own.dtype) if own is not None and own.is_floating_point() else {}
-    inputs = tuple(o.to(**to, **(dtype if o.is_floating_point() else {})) if isinstance(o, torch.Tensor) else o for o in inputs)
+        except Exception as e:
+            raise ValueError(f"no input can be made of {_short(x)} by the learner's transforms: {_why(e)}") from e
+    inputs = to_model(model, inputs)
     if isinstance(x, (str, Path)) and Path(x).is_file():
         try: seen = Image.open(x)
         except Exception: pass  # the learner reads another kind of file
@@ -191,23 +197,29 @@ class Look:
     ):
         "One forward pass, to its end or to the first `Stop`; `ValueError` where the model fails on the input"
         with still(self.model):
-            for m, hook in hooks.items(): m.register_forward_hook(lambda m, args, out, hook=hook: self._call(hook, m, args, out))
-            try: self.model(*self.inputs)
+            for m, hook in hooks.items(): m.register_forward_hook(partial(_aside, hook))  # off again with `still`
+            try: forward(self.model, self.inputs)
             except Stop: pass
-            except _HookError as e: raise e.cause from None
-            except Exception as e:
-                shapes = ', '.join(str(tuple(o.shape)) if isinstance(o, torch.Tensor) else type(o).__name__ for o in self.inputs)
-                raise ValueError(f"the model does not run on an input of shape {shapes}{self._where(e)}: {_why(e)}") from e
 
-    def _call(self, hook, *args):
-        try: hook(*args)
-        except Exception as e: raise _HookError(e)  # not the model's fault
+def _aside(hook, *args):
+    "An error in a hook is not the model's"
+    try: hook(*args)
+    except Exception as e: raise _HookError(e)
 
-    def _where(self, e):
-        names = {m: n for n, m in named_layers(self.model).items() if m is not self.model}
-        inside = [names[m] for f, _ in traceback.walk_tb(e.__traceback__)
-                  if isinstance(m := f.f_locals.get('self'), nn.Module) and m in names]
-        return f", in layer {inside[-1]!r} ({type(dict(named_layers(self.model))[inside[-1]]).__name__})" if inside else ''
+def forward(
+    model:nn.Module, # In the state in which it is to run
+    inputs:tuple # What it takes
+): # What it returns
+    "One forward pass; `ValueError` names shapes and layer where the model fails on the input"
+    try: return model(*inputs)
+    except _HookError as e: raise e.cause from None
+    except Exception as e:
+        shapes = ', '.join(str(tuple(o.shape)) if isinstance(o, torch.Tensor) else type(o).__name__ for o in inputs)
+        names = {m: n for n, m in named_layers(model).items() if m is not model}
+        callers = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(e.__traceback__)]
+        inside = [m for m in callers if isinstance(m, nn.Module) and m in names]
+        where = f", in layer {names[inside[-1]]!r} ({type(inside[-1]).__name__})" if inside else ''
+        raise ValueError(f"the model does not run on an input of shape {shapes}{where}: {_why(e)}") from e
 
 class _HookError(BaseException):
     def __init__(self, cause): self.cause = cause
