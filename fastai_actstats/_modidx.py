@@ -162,6 +162,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'fastai_actstats/feature_plots.py'),
                                                'fastai_actstats.feature_plots.palette': ( 'feature_plots.html#palette',
                                                                                           'fastai_actstats/feature_plots.py'),
+                                               'fastai_actstats.feature_plots.pitch': ( 'feature_plots.html#pitch',
+                                                                                        'fastai_actstats/feature_plots.py'),
                                                'fastai_actstats.feature_plots.show_feature_maps': ( 'feature_plots.html#show_feature_maps',
                                                                                                     'fastai_actstats/feature_plots.py'),
                                                'fastai_actstats.feature_plots.zoom_for': ( 'feature_plots.html#zoom_for',
