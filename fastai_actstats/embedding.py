@@ -155,6 +155,7 @@ def heatmap(
     table = pd.DataFrame(np.nan_to_num(x[order]) if cluster else x[order])
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Clustering large matrix')  # seaborn recommends another package
+        warnings.simplefilter('ignore', PendingDeprecationWarning)  # and calls matplotlib in an old way
         grid = sns.clustermap(table, row_cluster=cluster, col_cluster=cluster, row_colors=marks, figsize=figsize, **style,
                               dendrogram_ratio=.12 if cluster else .02, cbar_kws=dict(label='activation'))
     grid.figure.subplots_adjust(left=.02, right=.82, top=.93, bottom=.12)

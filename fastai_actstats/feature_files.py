@@ -96,7 +96,7 @@ def save_feature_maps(
     out, colors, calls, rows = Path(dir), palette(cmap), dict.fromkeys(names.values(), 0), []
     out.mkdir(parents=True, exist_ok=True)
     (out/'thumbs').mkdir(exist_ok=True)
-    bar = iter(progress_bar(range(len(names)), display=progress, leave=False))
+    bar = iter(progress_bar(range(len(names)), leave=False) if progress else ())
 
     def write(one, row):
         values = Summary.of(one.channels(item), Bins(n=1, lo=-1, hi=1, eps=1e-6))

@@ -173,8 +173,8 @@ def feature_maps(
         for name, n in calls.items():
             for call in range(1, n + 1):
                 one = LayerMaps(name, modules[name], call, _maps(look, modules[name], call), channel_dim)
-                try: yield one
-                finally: one.free()
+                yield one
+                one.free()
     return each()
 
 def _maps(look, module, call):

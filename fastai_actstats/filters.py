@@ -17,7 +17,7 @@ import torch
 from matplotlib.colors import ListedColormap, Normalize
 from torch import nn
 
-from .feature_plots import SCALES, mosaic, palette, pitch, zoom_for
+from .feature_plots import GAP, SCALES, mosaic, palette, pitch, zoom_for
 from .layers import WRAPPERS, choose
 from .look import model_of
 from .record import Record
@@ -114,8 +114,10 @@ def _draw_filters(ax, w, rgb, scale, top, cmap, most):
         w = (w/size)[:, :most]
         cols = math.ceil(math.sqrt(len(w))) if I == 1 else w.shape[1]
         tiles = w.reshape(-1, H, W)
-        ax.imshow(mosaic(tiles, range(len(tiles)), cols, (-1, 1), zoom), cmap=ListedColormap(palette(cmap)/255), vmin=0, vmax=255,
-                  interpolation='nearest')
+        colors = palette(cmap)
+        colors[GAP] = 90  # white is zero here
+        levels = mosaic(tiles, range(len(tiles)), cols, (-1, 1), zoom)
+        ax.imshow(levels, cmap=ListedColormap(colors/255), vmin=0, vmax=255, interpolation='nearest')
         if I == 1: ax.set_xlabel(f'{len(w)} of {O} kernels, in rows')
         else: ax.set(xlabel=f'input channel ({w.shape[1]} of {I})', ylabel=f'output channel ({len(w)} of {O})')
     ax.set(xticks=[], yticks=[])

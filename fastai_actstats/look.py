@@ -9,6 +9,7 @@ afterwards, whatever happens. `Look` makes the model's input out of what a user 
 from __future__ import annotations
 
 import random
+import sys
 import traceback
 from collections.abc import Mapping
 from contextlib import contextmanager, nullcontext
@@ -69,9 +70,11 @@ def still(
 ):
     "`model` in eval mode with gradients off; it and the random number generators are as they were afterwards"
     states, rng = [_State(m) for m in model.modules()], _rng()
-    eager = getattr(torch.compiler, 'set_stance', None)  # hooks do not fire in a graph that was compiled without them
+    compiled = 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance')
+    # hooks do not fire in a graph that was compiled without them
+    eager = torch.compiler.set_stance('force_eager') if compiled else nullcontext()
     try:
-        with torch.no_grad(), eager('force_eager') if eager else nullcontext():
+        with torch.no_grad(), eager:
             model.eval()
             yield
     finally:
@@ -144,7 +147,8 @@ def as_picture(
     "What matplotlib draws of an input"
     if isinstance(x, Image.Image): return np.asarray(x.convert('RGB'))/255
     if not isinstance(x, torch.Tensor) or x.dim() != 3 or x.shape[0] not in (1, 3): return None
-    x = x.detach().as_subclass(torch.Tensor).double().cpu().movedim(0, -1).squeeze(-1).numpy()
+    x = x.detach().as_subclass(torch.Tensor).cpu().movedim(0, -1).squeeze(-1)
+    x = x.double().numpy() if x.is_floating_point() else x.numpy()/255
     low, high = np.nanmin(x), np.nanmax(x)
     return x if 0 <= low and high <= 1 else (x - low)/max(high - low, 1e-12)
 

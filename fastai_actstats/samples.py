@@ -142,7 +142,7 @@ class Sample:
     def load(cls, path) -> Sample: # `ValueError` if it is no saved sample
         "Read what `save` wrote"
         try:
-            with np.load(path, allow_pickle=False) as f: held = {k: f[k] for k in f.files}
+            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as f: held = {k: f[k] for k in f.files}
             meta = json.loads(str(held['meta']))
             if (meta['kind'], meta['version']) != KIND: raise ValueError(f"it holds {meta['kind']} {meta['version']}")
             acts = {name: held[f'act{i}'] for i, name in enumerate(meta['layers'])}
