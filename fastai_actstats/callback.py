@@ -39,6 +39,10 @@ class StatsCallback(Callback):
         "What to hook in the epoch that begins; the model is on its device and wrapped as it will be"
         raise NotImplementedError
 
+    def chosen(self) -> dict:
+        "Name → what is watched; `ValueError` if there is nothing of the kind"
+        return choose(self.learn.model, self.layers)
+
     def _watched(self):
         "Name → module of the chosen layers, with rows for them"
         modules = named_layers(self.learn.model)
@@ -54,7 +58,7 @@ class StatsCallback(Callback):
     def before_fit(self):
         "Choose the layers, before anything has been trained"
         if self._aside(): return
-        self._names = list(choose(self.learn.model, self.layers))
+        self._names = list(self.chosen())
         self.recorder.left_out.clear()
         self.fit_id = object()
         Watch.join(self.learn, self)

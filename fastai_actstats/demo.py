@@ -77,9 +77,9 @@ def train(
 ) -> Learner: # Trained; `learn.act_stats` watched it
     "The reference run"
     dls = dls or digits(seed)
+    for dl in dls: dl.rng.seed(seed)  # the order of batches
     set_seed(seed)
     learn = Learner(dls, reference_cnn(batchnorm), loss_func=CrossEntropyLossFlat(), metrics=accuracy, cbs=[ActStats(layers), *cbs])
-    set_seed(seed)
     learn.fit_one_cycle(epochs, lr)
     return learn
 

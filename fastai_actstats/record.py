@@ -178,8 +178,8 @@ class Record:
         if not len(self): return head + ' (nothing recorded)'
         c = self.columns
         when = f"steps {c['first'].min()} to {c['last'].max()}, epochs {c['epoch'].min()} to {c['last_epoch'].max()}"
-        fits, valid = c['last_fit'].max() - c['fit'].min() + 1, int(c['valid'].sum())
-        when += f", {fits} fit{'s'*(fits > 1)}" + f", {valid} of the columns validation"*(valid > 0)
+        fits, valid = int(c['last_fit'].max() - c['fit'].min()) + 1, int(c['valid'].sum())
+        when += (f", {fits} fits" if fits > 1 else ', 1 fit') + (f", {valid} columns of validation" if valid else '')
         return f"{head}\n{when}\n{self.bins}; {self.nbytes/2**20:.1f} MiB\nlayers: {self._names()}"
 
     def overview(self) -> pd.DataFrame:

@@ -1,0 +1,33 @@
+"""Notebooks run, are clean, and are what the modules were exported from."""
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+NOTEBOOKS = sorted(str(f.relative_to(ROOT)) for f in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in f.parts)
+
+@pytest.mark.parametrize('notebook', NOTEBOOKS)
+def test_it_runs(notebook):
+    code = f"from nbdev.test import test_nb; ok, seconds = test_nb({notebook!r}); raise SystemExit(not ok)"
+    done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+
+def test_modules_are_what_the_notebooks_export(tmp_path):
+    for name in ('nbs', 'fastai_actstats'):
+        shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
+    for name in ('pyproject.toml', 'README.md'): shutil.copy(ROOT/name, tmp_path)
+    for module in (tmp_path/'fastai_actstats').rglob('*.py'):
+        if module.name != '__init__.py': module.unlink()
+    export = Path(sys.executable).parent/'nbdev-export'
+    done = subprocess.run([export], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    modules = lambda at: {str(f.relative_to(at)): f.read_text() for f in (at/'fastai_actstats').rglob('*.py')}
+    assert modules(ROOT) == modules(tmp_path)
+
+def test_they_are_small():
+    big = {n: (ROOT/n).stat().st_size for n in NOTEBOOKS if (ROOT/n).stat().st_size > 300_000}
+    assert not big
