@@ -19,7 +19,12 @@ from fastai.callback import schedule  # `fit_one_cycle`
 from fastai.layers import ResBlock
 from torch import nn
 
+from fastai_actstats.callback import ActStats
+from fastai_actstats.dead_units import DeadUnits
 from fastai_actstats.demo import digits, reference_cnn
+from fastai_actstats.gradients import GradStats
+from fastai_actstats.health import diagnose
+from fastai_actstats.weights import WeightStats
 
 RESULTS = Path(__file__).parent/'results'/'faults.json'
 SEEDS = {'tune': (1, 2, 3), 'judge': (11, 12, 13)}  # of digits, weights and the order of batches
@@ -88,7 +93,7 @@ class Skips(nn.Module):
 class Half(nn.Module):
     "A layer that computes in float16 on values far too large for it"
     def __init__(self, layer): super().__init__(); self.layer = layer.half()
-    def forward(self, x): return self.layer((x*3e4).half()).float()/3e4
+    def forward(self, x): return self.layer((x*1e5).half()).float()/1e5
 
 class SpoiltBatch(Callback):
     "Puts one NaN into one batch"
@@ -107,6 +112,9 @@ def lr_far_too_high_sgd(judge): return cnn(), dict(lr=20. if judge else 30., opt
 
 @case('exploding', 'bumpy', 'dead', 'update-size', 'nonfinite', since=(0, 40))
 def no_warmup_plain(judge): return reference_cnn(False), dict(lr=.06 if judge else .08, flat=True)
+
+@case('bumpy', since=(0, 150))
+def plain_one_cycle(judge): return reference_cnn(False), dict(lr=.06, epochs=5)
 
 @case('bad-init', since=(0, 0))
 def init_far_too_large(judge): return scaled(cnn(), 12 if judge else 10), dict(lr=1e-3)
@@ -153,9 +161,9 @@ def layer_skipped(judge): return Skips(2), dict(lr=5e-3)
 # healthy ones
 
 @case()
-def reference(judge): return reference_cnn(True), dict(lr=6e-2)
+def reference(judge): return reference_cnn(True), dict(lr=6e-2, epochs=3)
 @case()
-def reference_gentle(judge): return reference_cnn(False), dict(lr=5e-3 if judge else 3e-3)
+def reference_gentle(judge): return reference_cnn(False), dict(lr=8e-3 if judge else 1e-2, epochs=3)
 @case()
 def plain_sgd(judge): return cnn(), dict(lr=.08 if judge else .1, opt=SGD, mom=.9)
 @case()
@@ -163,7 +171,7 @@ def gelu(judge): return cnn(nn.GELU), dict(lr=4e-3 if judge else 3e-3)
 @case()
 def silu_batchnorm(judge): return cnn(nn.SiLU, nn.BatchNorm2d), dict(lr=1.5e-2 if judge else 2e-2)
 @case()
-def leaky(judge): return cnn(nn.LeakyReLU), dict(lr=3e-3 if judge else 4e-3, opt=RMSProp)
+def leaky(judge): return cnn(nn.LeakyReLU), dict(lr=1.5e-3 if judge else 2e-3, opt=RMSProp)
 @case()
 def groupnorm(judge): return cnn(norm=lambda n: nn.GroupNorm(4, n)), dict(lr=1e-2)
 @case()
@@ -181,14 +189,14 @@ def residual(judge):
 @case()
 def residual_lamb(judge):
     return nn.Sequential(ResBlock(1, 1, 8, stride=2, act_cls=nn.SiLU), ResBlock(1, 8, 16, stride=2, act_cls=nn.SiLU),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), dict(lr=1e-2, opt=Lamb)
+                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)), dict(lr=.02 if judge else .03, opt=Lamb)
 @case()
 def transformer(judge):
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation='gelu')
     return (Rows(nn.Sequential(nn.Linear(28, 32), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)), nn.Linear(32, 10)),
-            dict(lr=2e-3 if judge else 3e-3))
+            dict(lr=2e-3 if judge else 3e-3, units=False))
 @case()
-def lstm(judge): return Rows(nn.LSTM(28, 48 if judge else 32, batch_first=True), nn.Linear(48 if judge else 32, 10)), dict(lr=1e-2)
+def lstm(judge): return Rows(nn.LSTM(28, 48 if judge else 32, batch_first=True), nn.Linear(48 if judge else 32, 10)), dict(lr=1e-2, units=False)
 
 # training and judging
 
@@ -204,13 +212,30 @@ def data(seed, raw=False, share=1.):
     parts = [torch.utils.data.Subset(p, ds.indices[:int(len(ds)*share)]) for p, ds in zip(parts, (dls.train_ds, dls.valid_ds))]
     return DataLoaders.from_dsets(*parts, bs=64, device=torch.device('cpu'), num_workers=0)
 
-def train(name, seed, judge=True, watch=None, epochs=2, share=1.):
+def watchers(units=True): return [ActStats(), GradStats(), WeightStats(every=3)] + [DeadUnits()]*units
+
+def train(name, seed, judge=True, watch=watchers, epochs=2, share=1.):
     "The learner of a case, trained with the callbacks `watch()` on it"
     set_seed(seed)
     model, how = CASES[name].make(judge)
     opt, kwargs = how.get('opt', Adam), {k: how[k] for k in ('mom',) if k in how}
     learn = Learner(data(seed, how.get('raw', False), share), model, loss_func=CrossEntropyLossFlat(),
-                    opt_func=lambda p, **kw: opt(p, **(kw | kwargs)), cbs=[*(watch or watchers)(), *how.get('cbs', [])])
+                    opt_func=lambda p, **kw: opt(p, **(kw | kwargs)), cbs=[*watch(how.get('units', True)), *how.get('cbs', [])])
     set_seed(seed)
-    with learn.no_bar(), learn.no_logging(): (learn.fit if how.get('flat') else learn.fit_one_cycle)(epochs, how['lr'])
+    with learn.no_bar(), learn.no_logging(): (learn.fit if how.get('flat') else learn.fit_one_cycle)(how.get('epochs', epochs), how['lr'])
     return learn
+
+def judged(name, seed, report, case=None):
+    "What a report says of a case: a row of the results"
+    case = case or CASES[name]
+    rows = [(f.layer, f.finding, f.since) for f in report]
+    right = [r for r in rows if r[1] in case.findings and fnmatchcase(r[0], case.layers) and case.since[0] <= r[2] <= case.since[1]]
+    return dict(case=name, seed=seed, expected=list(case.findings), layers=case.layers, since=list(case.since), found=rows,
+                right=bool(right) if case.findings else not rows, named=right[0] if right else None)
+
+def run(which='judge', names=None, seeds=None):
+    "Train and judge; yields rows"
+    for name in names or CASES:
+        for seed in seeds or SEEDS[which]:
+            learn = train(name, seed, which == 'judge')
+            yield judged(name, seed, diagnose(learn)) | dict(loss=[round(float(v), 4) for v in learn.recorder.values[-1][:2]])

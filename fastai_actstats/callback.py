@@ -12,9 +12,9 @@ import copy
 import torch
 from fastai.basics import Callback, L
 
-from . import plot  # gives records their pictures
+from . import health, plot  # give records their report and their pictures
 from .bins import Bins
-from .layers import choose, named_layers
+from .layers import choose, follows, named_layers
 from .record import Record
 from .summary import KERNELS
 from .watch import Recorder, Tap, Watch
@@ -49,6 +49,8 @@ class StatsCallback(Callback):
         modules = {n: modules[n] for n in self._names if n in modules}
         tensors = list(self.learn.model.parameters()) or list(self.learn.model.buffers())
         self.recorder.prepare(list(modules), tensors[0].device if tensors else torch.device('cpu'))
+        then = follows(self.learn.model)
+        for n, m in modules.items(): self.recorder.info.setdefault(n, dict(type=type(m).__name__)).update({'then': then[n]} if n in then else {})
         return modules
 
     def _aside(self):
