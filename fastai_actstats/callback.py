@@ -53,9 +53,7 @@ class StatsCallback(Callback):
         for n, m in modules.items(): self.recorder.info.setdefault(n, dict(type=type(m).__name__)).update({'then': then[n]} if n in then else {})
         return modules
 
-    def _aside(self):
-        "Is this not a fit of the user's: `lr_find`, or an evaluation?"
-        return hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked()
+    def _aside(self): return health.aside(self.learn)
 
     def before_fit(self):
         "Choose the layers, before anything has been trained"
