@@ -63,7 +63,8 @@ class StatsCallback(Callback):
         self.fit_id = object()
         Watch.join(self.learn, self)
 
-    def before_batch(self): self.recorder.open(self.learn.training, self.learn.iter)
+    def before_batch(self):
+        if not self._aside(): self.recorder.open(self.learn.training, self.learn.iter)
     def after_backward(self): self.recorder.backed = True
     def after_step(self): self.recorder.stepped = True
     def after_cancel_batch(self): self.recorder.cancelled = True

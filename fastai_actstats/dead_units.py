@@ -104,7 +104,7 @@ class UnitRecorder(Recorder):
 
     def add(self,
         name:str, # Layer
-        counts:torch.Tensor, # int64 [C], values that are alive
+        counts:torch.Tensor, # Whole numbers [C], values that are alive
         seen:int # Values of each unit
     ):
         "Count a layer's units"
@@ -163,7 +163,7 @@ class UnitRecorder(Recorder):
         deaths += new
 
     def _read(self):
-        (rows, columns), fates = self.rings[False].read(), None if self.fates is None else self.fates.cpu()
+        (rows, columns), fates = self.rings[False].read(), None if self.fates is None else self.fates.to('cpu', copy=True)
         kept = {n: p for n, p in self.places.items() if n not in self.left_out or rows[:, p].any()}
         of = {n: rows[:, p].numpy() for n, p in kept.items()}
         return UnitRecord(columns, {n: self.info[n] for n in kept}, {n: r[:, 1:] for n, r in of.items()},
@@ -196,7 +196,7 @@ class UnitTap(Tap):
         r.info[name] = dict(r.info[self.name], kind=self.kind, axis=axis)
         others = [d for d in range(x.dim()) if d != axis]
         counts = alive(x, self.kind)
-        r.add(name, counts.sum(others) if others else counts.long(), x.numel()//x.shape[axis])
+        r.add(name, counts.sum(others, dtype=torch.int32) if others else counts, x.numel()//x.shape[axis])  # int32: thrice as fast
 
 # %% ../nbs/12_dead_units.ipynb #dead-units
 class DeadUnits(StatsCallback):

@@ -57,7 +57,8 @@ class Recorder:
         self.rows = self._blank = None
         self._quiet()
 
-    def _quiet(self): self.on = self.dirty = self.training = self.backed = self.stepped = self.cancelled = self._part = False
+    def _quiet(self):
+        self.opened = self.on = self.dirty = self.training = self.backed = self.stepped = self.cancelled = self._part = False
 
     def prepare(self,
         names:list[str], # Layers that are about to be watched
@@ -81,7 +82,7 @@ class Recorder:
     def open(self, training:bool, iteration:int=0):
         "A batch begins"
         if self.dirty: self.settle()
-        self.training, self.backed, self.stepped, self.cancelled = training, False, False, False
+        self.opened, self.training, self.backed, self.stepped, self.cancelled = True, training, False, False, False
         ready = self.rows is not None and (not training) in self.rings  # no rows: reset since the epoch began
         self.on = ready and (self.step if training else iteration) % self.every == 0
 
@@ -89,12 +90,12 @@ class Recorder:
         mark # Changes with every epoch and fit: `(fit, epoch)`
     ):
         "A batch is over: commit what was folded, unless it was cancelled before its backward pass"
-        self.on = False
+        if not self.opened: return
+        self.opened = self.on = False
         done = self.stepped or not self.cancelled
         if self.dirty and (done or self.backed): self._commit(mark, not done)
         self.discard()
         if self.training and done: self.step, self._part = self.step + 1, False
-        self.stepped, self.cancelled = False, True  # closing twice counts no step twice
 
     def _commit(self, mark, unfinished):
         self.dirty, part, self._part = False, self._part and self.training, unfinished
