@@ -23,7 +23,7 @@ from .kernels.eager import empty
 from .layers import first_float
 from .record import Record
 from .ring import Ring
-from .summary import fold
+from .summary import fold, kernel_for
 
 # %% auto #0
 __all__ = ['PHASES', 'CANCEL', 'Recorder', 'Tap', 'Watch']
@@ -122,9 +122,11 @@ class Recorder:
     @property
     def record(self) -> Record:
         "What has been recorded so far: one transfer from the device, kept until there is more"
-        version = tuple(r.version for r in self.rings.values()), len(self.left_out)
-        if self._cache is None or self._cache[0] != version: self._cache = version, self._read()
+        if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
         return self._cache[1]
+
+    @property
+    def version(self): return tuple(r.version for r in self.rings.values()), len(self.left_out)  # changes with every commit
 
     def _read(self):
         parts = [r.read() for r in self.rings.values()]
@@ -149,6 +151,7 @@ class Tap:
     ):
         self.recorder, self.name, self.pick, self.kernel = recorder, name, pick or first_float, kernel
         self.row, self.failed = recorder.row(name), name in recorder.left_out
+        kernel_for(self.row, kernel)  # loaded now, and compiled if need be, not in the first batch
 
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed or torch._C._current_graph_task_id() != -1: return

@@ -87,9 +87,10 @@ def block(
     return torch.cat([head, counts[..., :-1], torch.stack([mean, m2, low.double(), high.double()], -1)], -1)
 
 def reduce_(
-    x:torch.Tensor, # One dimension, any floating-point dtype
+    x:torch.Tensor, # Contiguous memory of any shape and floating-point dtype
     row:torch.Tensor, # float64 [B+9] on the same device; changed in place
     bins:Bins # Bin edges and near-zero threshold
 ):
     "Merge the summary of the values `x` into `row`"
-    if x.numel(): row.copy_(merge(torch.stack([row] + [block(b, bins) for b in x.split(block_size(x.device))])))
+    with torch.no_grad():
+        if x.numel(): row.copy_(merge(torch.stack([row] + [block(b, bins) for b in x.view(-1).split(block_size(x.device))])))
