@@ -177,7 +177,8 @@ def draw_lines(
     palette = sns.color_palette(cmap, L + 1)[1:] if L > 1 else sns.color_palette('colorblind', 1)
     middle = (edges[1:] + edges[:-1])/2
     for i in range(L):
-        sns.lineplot(x=middle, y=values[:, i], ax=ax, color=palette[i], lw=1.3, label=layer_title(rec, i), legend=False, errorbar=None)
+        ran = ~np.isnan(values[:, i])
+        ax.plot(middle[ran], values[ran, i], color=palette[i], lw=1.3, label=layer_title(rec, i))
     mark_epochs(ax, rec, edges, 'gray')
     ax.set(title=title, xlabel=step_label(rec), ylabel='', xlim=(edges[0], edges[-1]))
     sns.despine(ax=ax)
