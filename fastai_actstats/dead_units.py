@@ -187,6 +187,11 @@ class UnitTap(Tap):
         super().__init__(recorder, name, pick)
         self.kind, self.axis = kind, axis
 
+    def __call__(self, module, args, output):
+        (self.outside if torch.compiler.is_compiling() else super().__call__)(module, args, output)
+
+    outside = torch._disable_dynamo(Tap.__call__)  # of a compiled graph, with a break in it at this layer
+
     def see(self, module, output):
         x, r = self.tensor(module, output).detach(), self.recorder
         calls = r.calls[self.name] = r.calls.get(self.name, 0) + 1
@@ -205,7 +210,7 @@ class DeadUnits(StatsCallback):
     fastai names it `learn.dead_units`. A unit is a channel of a convolution or a feature of a linear layer. A unit of a ReLU-like
     layer is dead in a window where none of its values is above 0; one of a tanh or sigmoid is saturated where all its values are
     (`units.ALIVE` has the limits). A module called several times in a forward pass has its units counted for each call,
-    `'relu'`, `'relu:2'` ..., up to 8."""
+    `'relu'`, `'relu:2'` ..., up to 8. Of several processes that train together each counts its own share of the data."""
     what = 'units'
 
     def __init__(self,
@@ -220,7 +225,7 @@ class DeadUnits(StatsCallback):
     ):
         if kind is not None and kind not in ALIVE: raise ValueError(f"kind={kind!r} must be None or one of {tuple(ALIVE)}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(UnitRecorder(window, capacity, every), layers)
+        super().__init__(UnitRecorder(window, capacity, every), layers, ranks='local')
         self.kind, self.channel_dim, self.pick = kind, channel_dim, pick
 
     def chosen(self):
@@ -238,7 +243,7 @@ class DeadUnits(StatsCallback):
     def before_train(self): self._whole = True
     def after_cancel_train(self): self._whole = False
     def after_train(self):
-        if self._whole and not self._aside(): self.recorder.end_epoch()
+        if self._whole: self.recorder.end_epoch()
 
     @property
     def record(self) -> UnitRecord: return self.recorder.record  # what has been recorded so far, on the host

@@ -35,8 +35,13 @@ class GradTap(Tap):
 
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed: return  # a checkpointed layer has a gradient only when it runs again
+        (self.outside if torch.compiler.is_compiling() else self.attach)(module, output)
+
+    def attach(self, module, output):
         try: self.see(module, output)
         except Exception as e: self.leave_out(e)
+
+    outside = torch._disable_dynamo(attach)  # a compiled model goes on as it was, with a break in its graph at this layer
 
     def see(self, module, output):
         x = self.tensor(module, output)
@@ -76,16 +81,17 @@ class GradStats(StatsCallback):
         capacity:int=1024, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto' # One of `summary.KERNELS`
+        kernel:str='auto', # One of `summary.KERNELS`
+        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
         if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
-        self.pick, self.kernel, self._taps = pick, kernel, []
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks)
+        self.pick, self.kernel, self._watching = pick, kernel, []
 
     def taps(self):
-        self._taps = [(m, GradTap(self.recorder, n, self.pick, self.kernel, self.scale)) for n, m in self._watched().items()]
-        return self._taps
+        self._watching = [(m, GradTap(self.recorder, n, self.pick, self.kernel, self.scale)) for n, m in self._watched().items()]
+        return self._watching
 
     def scale(self):
         "By how much gradients in this backward pass are too large; a tensor is read by the device only"
@@ -98,7 +104,7 @@ class GradStats(StatsCallback):
         return loss if ranks == 1 else ranks if loss is None else loss*ranks
 
     def _release(self):
-        for _, tap in self._taps: tap.release()
+        for _, tap in self._watching: tap.release()
 
     def after_batch(self):
         self._release()
@@ -106,5 +112,5 @@ class GradStats(StatsCallback):
 
     def rest(self):
         self._release()
-        self._taps = []
+        self._watching = []
         super().rest()

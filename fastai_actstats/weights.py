@@ -66,7 +66,8 @@ class WeightStats(StatsCallback):
     fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their layers
     are the names of parameters. Weights are those before the step; gradients those that the optimiser got, unscaled and clipped;
     updates the change that it made. A step that mixed precision skipped has gradients and no update; a parameter without a
-    gradient has neither. Weights are copied from just before the step to just after it, so for that time memory holds them twice."""
+    gradient has neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
+    copied from just before the step to just after it, so for that time memory holds them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
 
@@ -82,7 +83,7 @@ class WeightStats(StatsCallback):
         kernel:str='auto' # One of `summary.KERNELS`
     ):
         if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
         self.kernel, self._params, self._types, self._index, self._parts = kernel, {}, {}, {}, {}
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
 

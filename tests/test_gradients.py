@@ -88,8 +88,9 @@ def test_accumulation_is_one_batch_of_the_whole_step(learner, few, settings):
     halves = DataLoaders.from_dsets(few.train_ds, few.valid_ds, bs=settings.batch_size//2, device=torch.device('cpu'), num_workers=0)
     for dls in (few, halves): dls.train.shuffle = False
     try:
-        runs = (few, []), (halves, [GradientAccumulation(settings.batch_size)])
-        a, b = (fitted(learner, settings, [GradStats(), *cbs], model=reference_cnn(False), dls=dls).grad_stats.record for dls, cbs in runs)
+        models = seeded(reference_cnn(False), reference_cnn(False))
+        runs = zip(models, (few, halves), ([], [GradientAccumulation(settings.batch_size)]))
+        a, b = (fitted(learner, settings, [GradStats(), *cbs], model=model, dls=dls).grad_stats.record for model, dls, cbs in runs)
     finally: few.train.shuffle = True
     assert len(a) == 14 and len(b) == 15 and (b.count[-1] == a.count[0]/2).all(), "the last half never made a step"
     b = b.between(0, 13)
@@ -160,3 +161,9 @@ def test_bad_arguments_are_refused():
     for kwargs, match in ((dict(kernel='fpga'), "kernel='fpga'"), (dict(every=0), 'every=0')):
         with pytest.raises(ValueError, match=match): GradStats(**kwargs)
     with pytest.raises(TypeError, match="pick='x'"): GradStats(pick='x')
+
+def test_a_compiled_model_has_the_same_gradients(learner, settings):
+    models = seeded(reference_cnn(False), reference_cnn(False))
+    models[1][1].compile(backend='eager')
+    a, b = (fitted(learner, settings, [GradStats(NAMES[:1] + ['1.0'])], model=model).grad_stats.record for model in models)
+    assert a.layers == b.layers and torch.equal(a.summary.rows, b.summary.rows) and (a.count > 0).all()

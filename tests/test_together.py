@@ -73,8 +73,8 @@ def test_lr_find_and_evaluations_leave_records_alone(learner, settings):
     learn.fit(1, settings.lr)
     assert all(cb.record.steps[-1, 1] == 27 and cb.record.fits[-1] == 1 for cb in watching(learn)), "one time line"
 
-@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError, CancelFitException])
-@pytest.mark.parametrize('event', ['after_pred', 'after_backward', 'before_step', 'after_step', 'after_batch'])
+@pytest.mark.parametrize('event,error', [('after_pred', RuntimeError), ('after_backward', KeyboardInterrupt), ('before_step', CancelFitException),
+                                         ('before_step', RuntimeError), ('after_step', KeyboardInterrupt), ('after_batch', CancelFitException)])
 def test_nothing_is_left_whatever_ends_the_fit(learner, settings, event, error):
     class Break(Callback):
         def fail(self):
