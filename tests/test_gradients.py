@@ -162,6 +162,7 @@ def test_bad_arguments_are_refused():
         with pytest.raises(ValueError, match=match): GradStats(**kwargs)
     with pytest.raises(TypeError, match="pick='x'"): GradStats(pick='x')
 
+@pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor')  # dynamo looks at it
 def test_a_compiled_model_has_the_same_gradients(learner, settings):
     models = seeded(reference_cnn(False), reference_cnn(False))
     models[1][1].compile(backend='eager')
