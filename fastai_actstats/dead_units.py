@@ -17,7 +17,7 @@ from .callback import StatsCallback
 from .layers import choose, named_layers
 from .ring import Ring
 from .units import ALIVE, UnitRecord, activation_kind, alive
-from .watch import Recorder, Tap
+from .watch import Recorder, Tap, call_names
 
 # %% auto #0
 __all__ = ['MOST_CALLS', 'channel_axis', 'makers', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
@@ -76,7 +76,7 @@ class UnitRecorder(Recorder):
 
     def reset(self):
         super().reset()
-        self.places, self.calls, self.ran, self.heard = {}, {}, set(), set()  # layer → slice; calls in this batch; ran in this step, epoch
+        self.places, self.ran, self.heard = {}, set(), set()  # layer → slice; layers that ran in this step, in this epoch
         self.fates = self.now = None  # int64 [5, n]: last step alive, silent steps, step of death, of waking, deaths; bool [n]
         self._window_epoch, self._window_first = -1, 0
         if self.window != 'epoch': self.rings[False].stride = max(1, self.window//self.every)
@@ -87,8 +87,9 @@ class UnitRecorder(Recorder):
         if self.fates is None: self.fates, self.now = torch.zeros(5, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         self.fates, self.now = self.fates.to(device), self.now.to(device)
         self.rings[False].grow(n, device)
-        self.rows = torch.zeros(n, dtype=torch.int64, device=device)
-        self._blank = self.rows.clone()
+        if self.rows is None or self.rows.device != device:
+            self._blank = torch.zeros(n, dtype=torch.int64, device=device)
+            self.rows = self._blank.clone()
 
     @property
     def size(self) -> int: return max((p.stop for p in self.places.values()), default=0)
@@ -97,10 +98,6 @@ class UnitRecorder(Recorder):
     def leave_out(self, name):
         self.left_out.add(name)
         self.row(name).zero_()
-
-    def open(self, training, iteration=0):
-        super().open(training, iteration)
-        self.calls.clear()
 
     def add(self,
         name:str, # Layer
@@ -184,7 +181,7 @@ class UnitTap(Tap):
         axis, # shape -> the axis along which units lie
         pick=None # output -> tensor; None: the first floating-point tensor in it
     ):
-        super().__init__(recorder, name, pick)
+        super().__init__(recorder, name, pick, calls=MOST_CALLS)
         self.kind, self.axis = kind, axis
 
     def __call__(self, module, args, output):
@@ -194,14 +191,15 @@ class UnitTap(Tap):
 
     def see(self, module, output):
         x, r = self.tensor(module, output).detach(), self.recorder
-        calls = r.calls[self.name] = r.calls.get(self.name, 0) + 1
-        name = self.name if calls == 1 else f'{self.name}:{min(calls, MOST_CALLS)}'
+        self.next_row()
+        name = call_names(self.name, MOST_CALLS)[min(self.call, MOST_CALLS - 1)]
         if not x.dim() or not x.numel(): return
         axis = self.axis(x.shape) % x.dim()
         r.info[name] = dict(r.info[self.name], kind=self.kind, axis=axis)
         others = [d for d in range(x.dim()) if d != axis]
         counts = alive(x, self.kind)
-        r.add(name, counts.sum(others, dtype=torch.int32) if others else counts, x.numel()//x.shape[axis])  # int32: thrice as fast
+        counts = counts.sum(others, dtype=torch.int32) if others else counts  # int32 is counted faster than int64
+        with r.lock: r.add(name, counts, x.numel()//x.shape[axis])
 
 # %% ../nbs/12_dead_units.ipynb #dead-units
 class DeadUnits(StatsCallback):
@@ -237,8 +235,8 @@ class DeadUnits(StatsCallback):
     def taps(self):
         before = makers(self.learn.model)
         def axis(module): return lambda shape: channel_axis(shape, before[module]) if self.channel_dim is None else self.channel_dim
-        return [(m, UnitTap(self.recorder, n, self.kind or activation_kind(m) or 'relu', axis(m), self.pick))
-                for n, m in self._watched().items()]
+        def make(n, m): return lambda: UnitTap(self.recorder, n, self.kind or activation_kind(m) or 'relu', axis(m), self.pick)
+        return [self._kept(n, m, make(n, m)) for n, m in self._watched().items()]
 
     def before_train(self): self._whole = True
     def after_cancel_train(self): self._whole = False

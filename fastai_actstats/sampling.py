@@ -7,6 +7,7 @@
 # %% ../nbs/46_sampling.ipynb #imports
 from __future__ import annotations
 
+import sys
 import warnings
 from functools import partial
 
@@ -19,7 +20,7 @@ from .feature_maps import activation, channel_dim_of
 from .layers import choose, named_layers
 from .look import forward, model_of, still, to_model
 from .samples import Reservoir, Sample
-from .watch import Tap, Watch
+from .watch import Tap, Watch, aside
 
 # %% auto #0
 __all__ = ['POOLS', 'SampleTap', 'ActSample', 'sample_activations']
@@ -100,7 +101,7 @@ class ActSample(Callback):
         self.samples, self.reservoir, self._on = [], None, False
 
     def before_fit(self):
-        if self._aside(): return
+        if aside(self.learn): return
         self._names, self._on = list(choose(self.learn.model, self.layers)), True
         self._first = len(self.samples) and self.samples[-1].epochs[-1] + 1
         Watch.join(self.learn, self)
@@ -110,7 +111,7 @@ class ActSample(Callback):
         def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim)
         return [(modules[n], tap(n)) for n in self._names if n in modules]
 
-    def before_validate(self): self.reservoir = Reservoir(self.n, self.seed) if self._on and not self._aside() else None
+    def before_validate(self): self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
     def before_batch(self):
         if self.reservoir is not None: self.reservoir.begin(find_bs(self.learn.xb))
 
@@ -127,9 +128,11 @@ class ActSample(Callback):
         new = _sample(r, self._first + self.learn.epoch, self.pool, self.seed, _vocab(self.learn.dls))
         self.samples = [*self.samples, new] if self.every_epoch else [new]
 
-    def rest(self): self.reservoir = None  # an epoch was left, in whatever way
+    def wants(self, training): return not training
+    def rest(self):
+        if sys.exc_info()[0] is not None: self.reservoir = None  # the validation set was not gone through
     def after_fit(self):
-        if self._aside(): return
+        if aside(self.learn): return
         self._on = False
         Watch.leave(self.learn, self)
 
@@ -139,7 +142,7 @@ class ActSample(Callback):
         if not self.samples: raise ValueError("nothing is sampled: no epoch with a validation set has been trained")
         return Sample.join(self.samples)
 
-    _aside, __deepcopy__ = StatsCallback._aside, StatsCallback.__deepcopy__
+    __deepcopy__ = StatsCallback.__deepcopy__
 
 # %% ../nbs/46_sampling.ipynb #sample-activations-code
 def sample_activations(

@@ -166,5 +166,11 @@ def test_bad_arguments_are_refused():
 def test_a_compiled_model_has_the_same_gradients(learner, settings):
     models = seeded(reference_cnn(False), reference_cnn(False))
     models[1][1].compile(backend='eager')
-    a, b = (fitted(learner, settings, [GradStats(NAMES[:1] + ['1.0'])], model=model).grad_stats.record for model in models)
+    a, b = (fitted(learner, settings, GradStats(NAMES[:1] + ['1.0']), model=model).grad_stats.record for model in models)
     assert a.layers == b.layers and torch.equal(a.summary.rows, b.summary.rows) and (a.count > 0).all()
+
+def test_calls_are_told_apart(learner, settings):
+    model = Odd(False)
+    one, two = (fitted(learner, settings, GradStats('twice', calls=calls), model=m).grad_stats.record for calls, m in zip((1, 2), seeded(Odd(False), model)))
+    assert two.layers == ['twice', 'twice:2'] and (two.count.sum(1) == one.count[:, 0]).all() and (two.count[:, 0] == two.count[:, 1]).all()
+    assert (two.max.max(1) == one.max[:, 0]).all() and (two.std[:, 0] != two.std[:, 1]).all()
