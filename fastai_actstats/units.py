@@ -16,10 +16,11 @@ import torch
 from matplotlib import pyplot as plt
 from torch import nn
 
+from .layers import named_layers
 from .plot import mark_epochs, step_edges
 
 # %% auto #0
-__all__ = ['ALIVE', 'RANGES', 'RELUS', 'activation_kind', 'alive', 'UnitRecord', 'plot_units']
+__all__ = ['ALIVE', 'RANGES', 'RELUS', 'activation_kind', 'alive', 'channel_axis', 'makers', 'UnitRecord', 'plot_units']
 
 # %% ../nbs/11_units.ipynb #alive
 ALIVE = {'relu': (0., math.inf),   # alive above 0
@@ -42,6 +43,37 @@ def alive(
     "Which values lie where a unit of this kind passes on a gradient"
     low, high = ALIVE[kind]
     return x > low if math.isinf(high) else (x >= low) & (x <= high)
+
+# %% ../nbs/11_units.ipynb #axis
+_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+_SIZES = 'out_channels', 'num_features', 'num_channels', 'out_features', 'embedding_dim', 'embed_dim', 'd_model'
+
+def _channels(module):
+    "How many channels the output of `module` has, if it says so"
+    shape = getattr(module, 'normalized_shape', None)
+    return shape[-1] if shape else next((getattr(module, n) for n in _SIZES if isinstance(getattr(module, n, None), int)), None)
+
+def channel_axis(
+    shape:tuple[int, ...], # Of the output
+    maker:nn.Module|None=None # The module that made it, or whose output an activation changed
+) -> int:
+    "The axis along which the units of an output lie: 1 for images, the last for sequences and plain vectors"
+    last = len(shape) - 1
+    if last <= 1: return last
+    axis = 1 if isinstance(maker, _FIRST) or (maker is None and last > 2) else last
+    n, other = _channels(maker), last if axis == 1 else 1
+    return other if n and shape[axis] != n == shape[other] else axis  # such as a layer norm over the channels of an image
+
+def makers(
+    model:nn.Module
+) -> dict: # Module → itself if it has parameters, else the nearest module before it that has
+    "Whose layout the output of each module has"
+    res, before = {}, None
+    for m in named_layers(model).values():
+        whole = not list(m.children()) or isinstance(m, nn.MultiheadAttention)
+        if whole and activation_kind(m) is None and any(True for _ in m.parameters()): before = m
+        res[m] = before if whole else None
+    return res
 
 # %% ../nbs/11_units.ipynb #record
 class UnitRecord:

@@ -16,11 +16,12 @@ import torch
 
 from .bins import Bins
 from .callback import StatsCallback
+from .kernels import eager
 from .kernels.eager import block, merge
 from .layers import choose, named_layers
 from .plot import draw_lines, name_lines
 from .record import Record
-from .summary import KERNELS, fold
+from .summary import KERNELS, fold, kernel_for
 from .watch import Recorder
 
 # %% auto #0
@@ -48,7 +49,7 @@ def fold_all(
     "Merge the summary of each tensor into its row, small tensors of equal size together"
     groups = {}
     for x, i in zip(tensors, indices):
-        small = 0 < x.numel() <= SMALL and x.device == rows.device
+        small = 0 < x.numel() <= SMALL and x.device == rows.device and (x.is_cuda or kernel_for(x, kernel) is eager)
         groups.setdefault((x.numel(), x.dtype) if small else i, []).append((x, i))
     for group in groups.values():
         if len(group) == 1: fold(*group[0][:1], rows[group[0][1]], bins, kernel)

@@ -128,12 +128,13 @@ def test_layers_choose_parameters_inside_them(learner, settings):
     with pytest.raises(ValueError, match='none of the 4 layers has floating-point parameters'): learner(WeightStats(nn.ReLU)).fit(1)
     with pytest.raises(ValueError, match="kernel='fpga'"): WeightStats(kernel='fpga')
 
-def test_folding_together_is_folding_one_by_one():
+@pytest.mark.parametrize('kernel', ['auto', 'eager'])
+def test_folding_together_is_folding_one_by_one(kernel):
     bins, sizes = Bins.symlog(), [3, 5, 3, 1, SMALL, SMALL + 1, 3, SMALL, 0]
     tensors = [torch.randn(n).double() if i == 6 else torch.randn(n)*10.**-i for i, n in enumerate(sizes)]
     tensors[0][1], tensors[2][0] = float('nan'), float('-inf')
     rows = empty(len(sizes), bins=bins)
-    for _ in range(2): fold_all(tensors, list(range(len(sizes)))[::-1], rows, bins)
+    for _ in range(2): fold_all(tensors, list(range(len(sizes)))[::-1], rows, bins, kernel)
     for x, row in zip(tensors, reversed(rows)):
         want = Summary.of(torch.cat([x, x]), bins).rows if len(x) else empty(bins=bins)
         assert torch.equal(row[:-4], want[:-4]) and torch.allclose(row[-4:], want[-4:], rtol=1e-12)
