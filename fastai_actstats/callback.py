@@ -12,8 +12,9 @@ import copy
 import torch
 from fastai.basics import Callback, L
 
-from . import plot  # gives records their pictures
+from . import pictures  # gives records their pictures
 from .bins import Bins
+from .distributed import Ranks
 from .layers import choose, named_layers
 from .record import Record
 from .summary import KERNELS
@@ -30,14 +31,19 @@ class StatsCallback(Callback):
 
     def __init__(self,
         recorder:Recorder, # Holds bins, rings and time line
-        layers=None # See `layers.choose`
+        layers=None, # See `layers.choose`
+        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
         super().__init__()
-        self.recorder, self.layers, self._names = recorder, layers, []
+        self.recorder, self.layers, self.ranks, self._names = recorder, layers, Ranks(ranks), []
 
     def taps(self) -> list: # of (module, forward hook)
         "What to hook in the epoch that begins; the model is on its device and wrapped as it will be"
         raise NotImplementedError
+
+    def chosen(self) -> dict:
+        "Name → what is watched; `ValueError` if there is nothing of the kind"
+        return choose(self.learn.model, self.layers)
 
     def _watched(self):
         "Name → module of the chosen layers, with rows for them"
@@ -54,9 +60,10 @@ class StatsCallback(Callback):
     def before_fit(self):
         "Choose the layers, before anything has been trained"
         if self._aside(): return
-        self._names = list(choose(self.learn.model, self.layers))
+        self._names = list(self.chosen())
         self.recorder.left_out.clear()
         self.fit_id = object()
+        self.ranks.begin(self.name)
         Watch.join(self.learn, self)
 
     def before_batch(self): self.recorder.open(self.learn.training, self.learn.iter)
@@ -66,23 +73,38 @@ class StatsCallback(Callback):
     def after_batch(self): self.recorder.close(self._mark())
     def after_fit(self):
         "The hooks are off already; the learner gets its own `_do_epoch` back"
-        if not self._aside(): Watch.leave(self.learn, self)
+        if self._aside(): return
+        Watch.leave(self.learn, self)
+        self.merge_ranks()
+
+    def merge_ranks(self):
+        "Merge what the processes that train together recorded so far: to be called on all of them, as happens when a fit ends"
+        self.ranks.meet(self.name, self._local, self.recorder.version)
 
     def _mark(self): return id(self.fit_id), self.learn.epoch
     def rest(self):
         "An epoch was left, in whatever way"
         self.recorder.settle(self._mark())
 
-    @property
-    def record(self) -> Record:
-        "What has been recorded so far, on the host"
+    def _local(self):
         res = self.recorder.record
         res.what = self.what
         return res
 
+    @property
+    def record(self) -> Record:
+        "What has been recorded so far, on the host: by all ranks after a fit, by this one (see `record.ranks`) during it"
+        return self.ranks.record(self._local(), self.recorder.version)
+
+    @property
+    def by_rank(self):
+        "Rank → its own `Record`, with `ranks='each'` after a fit; else this rank's"
+        return self.ranks.by_rank(self._local(), self.recorder.version)
+
     def reset(self):
         "Forget everything recorded"
         self.recorder.reset()
+        self.ranks.reset()
 
     def __repr__(self):
         r = self.recorder
@@ -114,11 +136,12 @@ class ActStats(StatsCallback):
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         phase:str='train', # 'train', 'valid' or 'both'; validation batches have columns of their own
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto' # 'auto' or one of `summary.KERNELS`
+        kernel:str='auto', # 'auto' or one of `summary.KERNELS`
+        ranks:str='merge' # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
     ):
         if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every, phase), layers)
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every, phase), layers, ranks)
         self.pick, self.kernel = pick, kernel
 
     def taps(self):

@@ -15,7 +15,8 @@ import torch
 from fastai.basics import Callback, find_bs
 
 from .callback import StatsCallback
-from .feature_maps import activation, channel_dim_of
+from .dead_units import channel_axis, makers
+from .feature_maps import activation
 from .layers import choose, named_layers
 from .look import forward, model_of, still, to_model
 from .samples import Reservoir, Sample
@@ -29,8 +30,9 @@ POOLS = 'mean', 'max', None
 
 class SampleTap:
     "Forward hook of one layer: puts the chosen items of a batch into the reservoir"
-    def __init__(self, sampler, name, pool, channel_dim):
-        self.sampler, self.name, self.pool, self.channel_dim, self.failed = sampler, name, pool, channel_dim, False
+    def __init__(self, sampler, name, pool, channel_dim, maker):
+        self.sampler, self.name, self.pool, self.failed = sampler, name, pool, False
+        self.channel_dim, self.maker = channel_dim, maker
 
     def __call__(self, module, args, output):
         reservoir = self.sampler()
@@ -38,7 +40,7 @@ class SampleTap:
         try:
             x = activation(module, output)
             if x is None: raise TypeError("no tensor of floats in its output")
-            dim = (channel_dim_of(module, x.dim()) if self.channel_dim is None else self.channel_dim) % x.dim()
+            dim = (channel_axis(tuple(x.shape), self.maker) if self.channel_dim is None else self.channel_dim) % x.dim()
             reservoir.put(self.name, x, partial(self.pooled, dim=dim))
         except Exception as e:
             self.failed = True
@@ -106,8 +108,8 @@ class ActSample(Callback):
         Watch.join(self.learn, self)
 
     def taps(self):
-        modules = named_layers(self.learn.model)
-        def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim)
+        modules, made = named_layers(self.learn.model), makers(self.learn.model)
+        def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim, made[modules[name]])
         return [(modules[n], tap(n)) for n in self._names if n in modules]
 
     def before_validate(self): self.reservoir = Reservoir(self.n, self.seed) if self._on and not self._aside() else None
@@ -155,6 +157,7 @@ def sample_activations(
     "A uniform sample of the activations over a data set, outside training; the model is left as it was"
     _check_pool(pool)
     model, reservoir = model_of(learn), Reservoir(n, seed)
+    made = makers(model)
     if dl is None:
         if not hasattr(learn, 'dls'): raise TypeError("a model has no data: give dl=, or the Learner")
         dl = learn.dls.valid
@@ -163,7 +166,7 @@ def sample_activations(
     try:
         with still(model):
             for name, m in choose(model, layers).items():
-                m.register_forward_hook(SampleTap(lambda: reservoir, name, pool, channel_dim))  # off again with `still`
+                m.register_forward_hook(SampleTap(lambda: reservoir, name, pool, channel_dim, made[m]))  # off again with `still`
             for batch in dl:
                 batch = batch if isinstance(batch, (list, tuple)) else (batch,)
                 k = getattr(dl, 'n_inp', max(len(batch) - 1, 1))

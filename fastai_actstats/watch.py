@@ -23,7 +23,7 @@ from .kernels.eager import empty
 from .layers import first_float
 from .record import Record
 from .ring import Ring
-from .summary import fold
+from .summary import fold, kernel_for
 
 # %% auto #0
 __all__ = ['PHASES', 'CANCEL', 'Recorder', 'Tap', 'Watch']
@@ -33,6 +33,8 @@ PHASES = 'train', 'valid', 'both'
 
 class Recorder:
     "The time line of one callback: rows to fold into, and a ring for each phase to commit them to"
+    ring_type = Ring
+
     def __init__(self,
         bins:Bins, # Bin edges and near-zero threshold
         capacity:int=1024, when_full:str='merge', # Of each ring
@@ -44,14 +46,14 @@ class Recorder:
         if every < 1: raise ValueError(f"every={every} must be at least 1 step")
         if phase not in PHASES: raise ValueError(f"phase={phase!r} must be one of {PHASES}")
         self.bins, self.every, self.phase = bins, every, phase
-        self.rings = {valid: Ring(capacity, 0, bins, when_full) for valid in (False, True) if phase in ('both', PHASES[valid])}
+        self.rings = {valid: self.ring_type(capacity, 0, bins, when_full) for valid in (False, True) if phase in ('both', PHASES[valid])}
         self.reset()
 
     def reset(self):
         "Forget everything recorded"
         self.names, self.info, self.left_out = [], {}, set()
         self.step, self.epoch, self.fit, self._mark, self._cache = 0, -1, -1, None, None
-        for valid, r in self.rings.items(): self.rings[valid] = Ring(r.capacity, 0, r.bins, r.when_full)
+        for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
         self.rows = self._blank = None
         self._quiet()
 
@@ -69,13 +71,19 @@ class Recorder:
             self._blank = empty(len(self.names), bins=self.bins, device=device)
             self.rows = self._blank.clone()
 
+    def leave_out(self, name:str):
+        "Record this layer no more until the next fit"
+        self.left_out.add(name)
+        self.row(name).copy_(self._blank[0])
+
     def row(self, name:str) -> torch.Tensor: return self.rows[self.names.index(name)]  # float64 [B+9]
 
     def open(self, training:bool, iteration:int=0):
         "A batch begins"
         if self.dirty: self.settle()
         self.training, self.backed, self.stepped, self.cancelled = training, False, False, False
-        self.on = (not training) in self.rings and (self.step if training else iteration) % self.every == 0
+        ready = self.rows is not None and (not training) in self.rings  # no rows: reset since the epoch began
+        self.on = ready and (self.step if training else iteration) % self.every == 0
 
     def close(self,
         mark # Changes with every epoch and fit: `(fit, epoch)`
@@ -86,15 +94,19 @@ class Recorder:
         if self.dirty and (done or self.backed): self._commit(mark, not done)
         self.discard()
         if self.training and done: self.step, self._part = self.step + 1, False
+        self.stepped, self.cancelled = False, True  # closing twice counts no step twice
 
     def _commit(self, mark, unfinished):
         self.dirty, part, self._part = False, self._part and self.training, unfinished
         if self._mark is None or mark[0] != self._mark[0]: self.fit += 1
         if mark != self._mark: self.epoch += 1
         self._mark = mark
-        step = self.step if self.training else max(self.step - 1, 0)
-        self.rings[not self.training].push(self.rows, step, self.epoch, self.fit, valid=not self.training, part=part)
+        self.push(self.step if self.training else max(self.step - 1, 0), part)
         self.rows.copy_(self._blank)
+
+    def push(self, step:int, part:bool):
+        "Into the ring of this phase"
+        self.rings[not self.training].push(self.rows, step, self.epoch, self.fit, valid=not self.training, part=part)
 
     def discard(self):
         "Forget what was folded since the last commit"
@@ -109,9 +121,11 @@ class Recorder:
     @property
     def record(self) -> Record:
         "What has been recorded so far: one transfer from the device, kept until there is more"
-        version = tuple(r.version for r in self.rings.values()), len(self.left_out)
-        if self._cache is None or self._cache[0] != version: self._cache = version, self._read()
+        if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
         return self._cache[1]
+
+    @property
+    def version(self): return tuple(r.version for r in self.rings.values()), len(self.left_out)  # changes with every commit
 
     def _read(self):
         parts = [r.read() for r in self.rings.values()]
@@ -136,6 +150,7 @@ class Tap:
     ):
         self.recorder, self.name, self.pick, self.kernel = recorder, name, pick or first_float, kernel
         self.row, self.failed = recorder.row(name), name in recorder.left_out
+        kernel_for(self.row, kernel)  # loaded now, and compiled if need be, not in the first batch
 
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed or torch._C._current_graph_task_id() != -1: return
@@ -143,18 +158,22 @@ class Tap:
         except Exception as e: self.leave_out(e)
 
     def see(self, module, output):
+        x = self.tensor(module, output)
+        self.recorder.dirty = True
+        fold(x, self.row, self.recorder.bins, self.kernel)
+
+    def tensor(self, module, output):
+        "The tensor to record in what the layer returned"
         x = self.pick(output)
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
             raise TypeError(f"no floating-point tensor to record in its output ({_describe(output if x is None else x)})")
         if self.name not in self.recorder.info:
             self.recorder.info[self.name] = dict(type=type(module).__name__, shape=tuple(x.shape))
-        self.recorder.dirty = True
-        fold(x, self.row, self.recorder.bins, self.kernel)
+        return x
 
     def leave_out(self, cause):
         self.failed = True
-        self.recorder.left_out.add(self.name)
-        self.row.copy_(self.recorder._blank[0])
+        self.recorder.leave_out(self.name)
         warnings.warn(f"layer {self.name!r} is left out of the record: {cause or type(cause).__name__}", stacklevel=2)
 
     def __reduce__(self): return _no_hook, ()  # a copy of a model does not take its hooks along

@@ -1,0 +1,247 @@
+"""One of several processes that train together; started by test_distributed.py, which reads what it leaves.
+
+python tests/distributed_worker.py OUT SCENARIO ...: what scenario `s` returns goes to OUT/s.RANK as a pickle."""
+import os
+import pickle
+import signal
+import sys
+import time
+import warnings
+from contextlib import nullcontext
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from fastai import torch_core
+from fastai.basics import Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, OptimWrapper, set_seed
+from fastai.callback.fp16 import AMPMode, MixedPrecision
+from fastai.callback.training import GradientAccumulation
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastai_actstats.all import ActStats
+from fastai_actstats.demo import _mnist_5000, reference_cnn
+
+SEED, BS, LR = 42, 16, 6e-2
+DIGITS = None
+
+def digits():
+    global DIGITS
+    if DIGITS is None:
+        x, y = _mnist_5000()
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SEED))
+        x = torch.tensor(x, dtype=torch.float32).view(-1, 1, 28, 28)[order]
+        DIGITS = torch.utils.data.TensorDataset((x - x.mean())/x.std(), torch.tensor(y, dtype=torch.int64)[order])
+    return DIGITS
+
+def batches(rank, size, n):
+    "The digits of a rank's first `n` batches: batch `i` of rank `r` is number `i*size + r` of all"
+    return [j for i in range(n) for j in range((i*size + rank)*BS, (i*size + rank + 1)*BS)]
+
+def loaders(train, valid=()):
+    valid = valid or range(4000, 4000 + 2*BS)
+    dls = [DataLoader(torch.utils.data.Subset(digits(), list(part)), bs=BS, shuffle=False, num_workers=0) for part in (train, valid)]
+    return DataLoaders(*dls, device=torch.device('cpu'))
+
+def learner(model, dls, cbs, **kwargs):
+    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), lr=LR, cbs=cbs, **kwargs)
+    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
+    learn.logger = lambda *args: None
+    return learn
+
+class Keep(Callback):
+    "Every activation of the named layers, and the gradient there: the independent reference"
+    order = 5
+    def __init__(self, names): self.names = names
+    def before_fit(self):
+        self.kept, self.grads, self.handles = [], [], []
+        for name, m in self.model.named_modules():
+            if name.removeprefix('module.') in self.names: self.handles.append(m.register_forward_hook(self.hook(name.removeprefix('module.'))))
+    def before_batch(self):
+        if self.training: self.kept.append({}); self.grads.append({})
+    def hook(self, name):
+        def keep(m, i, o):
+            if not self.training: return
+            self.kept[-1][name] = o.detach().clone()
+            o.register_hook(lambda g, at=self.grads[-1]: at.update({name: g.detach().clone()}))
+        return keep
+    def after_fit(self): [h.remove() for h in self.handles]
+
+class Late(Callback):
+    "This rank is late at the end of the fit"
+    order = -21
+    def __init__(self, rank, seconds): self.rank, self.seconds = rank, seconds
+    def after_fit(self):
+        if dist.get_rank() == self.rank: time.sleep(self.seconds)
+
+class At(Callback):
+    "Do something at a training step"
+    order = 70
+    def __init__(self, step, do): self.step, self.do, self.n = step, do, 0
+    def after_batch(self):
+        if self.training:
+            self.n += 1
+            if self.n == self.step: self.do()
+
+def ddp(model, **kwargs): return DistributedDataParallel(model, **kwargs)
+
+def model(): set_seed(SEED); return reference_cnn()
+
+LAYERS = ['0.0', '0.1', '1.0', '4.0']
+
+def said(do):
+    "What `do` warns of"
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter('always')
+        do()
+    return [str(w.message) for w in found if issubclass(w.category, UserWarning)]
+
+# scenarios: what each returns is what the test sees
+
+def equal(rank, size):
+    "Two epochs with and without; every value kept"
+    runs = {}
+    for on in (False, True):
+        stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS)
+        learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep] if on else [])
+        warned = said(lambda: learn.fit(2, LR))
+        runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)), values=[v for row in learn.recorder.values for v in row],
+                        weights=[p.detach().clone() for p in learn.model.parameters()], random=torch.rand(3))
+    same = all(str(runs[False][k]) == str(runs[True][k]) if k == 'values' else
+               all(map(torch.equal, runs[False][k], runs[True][k])) for k in runs[True])
+    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same, warned=warned,
+                by_rank=dict(stats.by_rank))
+
+def each(rank, size):
+    "One rank's digits are far too bright"
+    dls = loaders(batches(rank, size, 4))
+    class Bright(Callback):
+        def before_batch(self): self.learn.xb = (self.xb[0]*(4 if rank == 1 else 1),)
+    stats = ActStats(ranks='each')
+    learner(ddp(model()), dls, [stats, Bright()]).fit(1, LR)
+    return dict(record=stats.record, by_rank=dict(stats.by_rank), distance=stats.by_rank.distance(), df=stats.by_rank.to_df())
+
+def local(rank, size):
+    stats = ActStats(ranks='local')
+    learner(ddp(model()), loaders(batches(rank, size, 3)), [stats, Late(0, .3)]).fit(1, LR)
+    return dict(record=stats.record, local=stats.recorder.record)
+
+def two_fits(rank, size):
+    "Accumulation, bf16, a merge at every epoch, and a second fit"
+    stats, seen = ActStats(capacity=6), []
+    class Merge(Callback):
+        def after_epoch(self):
+            seen.append(stats.record.ranks)
+            stats.merge_ranks()
+            seen.append((stats.record.ranks, int(stats.record.count.sum())))
+    cbs = [stats, GradientAccumulation(2*BS), MixedPrecision(amp_mode=AMPMode.BF16), Merge()]
+    learn = learner(ddp(model()), loaders(batches(rank, size, 8)), cbs)
+    learn.fit(2, LR)
+    learn.fit(1, LR)
+    learn.validate()
+    return dict(record=stats.record, local=stats.recorder.record, seen=seen)
+
+def uneven(rank, size):
+    "The first rank has 5 batches an epoch, the others 8; gradients are averaged as long as all have batches"
+    stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS)
+    class Share(Callback):
+        def after_backward(self):
+            if self.iter >= 5: return
+            for p in self.model.parameters():
+                dist.all_reduce(p.grad)
+                p.grad /= size
+    dls = loaders(batches(rank, size, 5 if rank == 0 else 8), range(4000, 4000 + (2 + rank)*BS))
+    learn = learner(model(), dls, [stats, keep, Share()])
+    gather, torch_core.maybe_gather = torch_core.maybe_gather, lambda x, axis=0: x  # fastai gathers the losses of every batch
+    try: warned = said(lambda: learn.fit(3, LR))
+    finally: torch_core.maybe_gather = gather
+    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, warned=warned)
+
+class Branches(nn.Module):
+    "A layer that runs on the first rank only, and one that runs nowhere"
+    def __init__(self):
+        super().__init__()
+        self.stem, self.some, self.never, self.head = nn.Linear(784, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+    def forward(self, x):
+        x = self.stem(x.flatten(1))
+        return self.head(self.some(x) if dist.get_rank() == 0 else x)
+
+def never(rank, size):
+    set_seed(SEED)
+    stats = ActStats()
+    warned = said(lambda: learner(ddp(Branches(), find_unused_parameters=True), loaders(batches(rank, size, 3)), stats).fit(1, LR))
+    return dict(record=stats.record, local=stats.recorder.record, warned=warned)
+
+def late(rank, size, seconds=10., limit=60.):
+    stats = ActStats()
+    stats.ranks.limit = limit
+    learn, start = learner(ddp(model()), loaders(batches(rank, size, 2)), [stats, Late(1, seconds)]), time.monotonic()
+    warned = said(lambda: learn.fit(1, LR))
+    return dict(record=stats.record, local=stats.recorder.record, warned=warned, seconds=time.monotonic() - start)
+
+def too_late(rank, size):
+    "Later than the others wait; the next fit finds them together again"
+    res = late(rank, size, 2., .5)
+    time.sleep(0 if rank == 1 else 2)
+    return dict(res, again=late(rank, size, 0.)['record'].ranks)
+
+def trainer(rank, size):
+    "fastai's own DistributedTrainer, with SyncBatchNorm, and accelerate; what needs a GPU in them is put aside"
+    from fastai import distributed  # adds `distrib_ctx` to Learner
+    distributed.DistributedDL._broadcast = lambda self, t, rank: t  # calls `.cuda()`; these loaders are not shuffled
+    nn.SyncBatchNorm.forward = nn.BatchNorm2d.forward  # refuses the CPU
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None
+    stats = ActStats(['*.1', '*.0'])
+    learn = learner(model(), loaders(range(8*BS)), stats)
+    with learn.distrib_ctx(cpu=True): learn.fit(2, LR)
+    return dict(record=stats.record, local=stats.recorder.record, hooks=sum(len(m._forward_hooks) for m in learn.model.modules()))
+
+def fsdp(rank, size):
+    from torch.distributed.fsdp import fully_shard
+    m = model()
+    mesh = dist.init_device_mesh('cpu', (size,))
+    for block in m: fully_shard(block, mesh=mesh) if list(block.parameters()) else None
+    fully_shard(m, mesh=mesh)
+    stats = ActStats()
+    opt = lambda params, **kwargs: OptimWrapper(params, torch.optim.SGD, **kwargs)
+    learner(m, loaders(batches(rank, size, 3)), stats, opt_func=opt).fit(1, LR)
+    return dict(record=stats.record, local=stats.recorder.record)
+
+def killed(rank, size, victim=None):
+    "The last rank is killed in the middle of the second epoch"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others when one is gone: here they shall have their say
+    victim, stats = size - 1 if victim is None else victim, ActStats()
+    stats.ranks.limit = 2.
+    cbs = [stats, At(6, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank == victim else None)]
+    learn, start = learner(ddp(model()), loaders(batches(rank, size, 4)), cbs), time.monotonic()
+    try: learn.fit(3, LR)
+    except RuntimeError as e: error = str(e)
+    alone = stats.record
+    warned = said(stats.merge_ranks)
+    return dict(error=error, alone=alone, record=stats.record, warned=warned, seconds=time.monotonic() - start)
+
+def killed_first(rank, size): return killed(rank, size, 0)
+
+def gone(rank, size):
+    "The last rank is killed between its last step and the meeting"
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stats = ActStats()
+    stats.ranks.limit = 1.
+    cbs = [stats, At(4, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank == size - 1 else None)]
+    dls = loaders(batches(rank, size, 4))
+    learn = learner(model(), dls, cbs)
+    warned = said(lambda: learn.fit(1, LR))
+    return dict(record=stats.record, local=stats.recorder.record, warned=warned)
+
+def main(out, *scenarios):
+    warnings.filterwarnings('ignore')
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', timeout=timedelta(seconds=15))
+    rank, size = dist.get_rank(), dist.get_world_size()
+    for name in scenarios:
+        result = globals()[name](rank, size)
+        with open(Path(out)/f'{name}.{rank}', 'wb') as f: pickle.dump(dict(result, size=size, host=os.environ.get('HOST', '')), f)
+    os._exit(0) if {'killed', 'killed_first', 'gone'} & set(scenarios) else dist.destroy_process_group()
+
+if __name__ == '__main__': main(*sys.argv[1:])
