@@ -167,8 +167,9 @@ class Tap:
         x = self.pick(output)
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
             raise TypeError(f"no floating-point tensor to record in its output ({_describe(output if x is None else x)})")
-        if self.name not in self.recorder.info:
-            self.recorder.info[self.name] = dict(type=type(module).__name__, shape=tuple(x.shape))
+        known = self.recorder.info
+        if 'shape' not in known.setdefault(self.name, {}):
+            known[self.name] |= dict(type=type(module).__name__, shape=tuple(x.shape), order=sum('shape' in o for o in known.values()))
         return x
 
     def leave_out(self, cause):
