@@ -19,9 +19,10 @@ from fastai.basics import Callback, CancelFitException
 
 from .record import Record
 from .rules import RULES, Finding
+from .watch import aside
 
 # %% auto #0
-__all__ = ['Report', 'examine', 'report', 'aside', 'records', 'diagnose', 'StopOnTrouble']
+__all__ = ['Report', 'examine', 'report', 'records', 'diagnose', 'StopOnTrouble']
 
 # %% ../nbs/21_health.ipynb #report-class
 class Report:
@@ -117,10 +118,6 @@ def report(
     return examine([rec], rules, **thresholds)
 
 Record.report = report
-
-def aside(learn) -> bool:
-    "Is this not a fit of the user's: `lr_find`, or an evaluation?"
-    return hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked()
 
 def records(learn) -> list:
     "What the learner's callbacks have recorded"
