@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -98,6 +99,16 @@ class Bins:
 
     @property
     def scale(self) -> float: return self.n/(self.hi - self.lo)  # bins per unit
+
+    @cached_property
+    def rule(self) -> tuple:
+        "The edge rule in plain numbers, as compiled kernels take it"
+        bits = lambda x: int(np.float32(x).view(np.int32))
+        log = (True, bits(self.hi), self.shift, self.base, self.side) if self.per_octave else (False, 0, 0, 0, 0)
+        return self.lo, self.hi, self.scale, bits(self.eps), self.n, *log
+
+    @cached_property
+    def zero_slot(self) -> int: return int(self.index(torch.zeros(1))[0])  # where zeros are counted
 
     def index(self,
         x:torch.Tensor # Finite values, float32 or float64

@@ -12,17 +12,16 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import torch
 from fastai.basics import (CrossEntropyLossFlat, DataLoaders, Learner, URLs, accuracy, set_seed, untar_data)
 from fastai.callback import progress, schedule  # the progress bar, and `fit_one_cycle`
 from torch import nn
 
 from .callback import ActStats
-from .plot import draw_color_dim, layer_title, outside, step_label
+from .compare import compare
 
 # %% auto #0
-__all__ = ['digits', 'reference_cnn', 'train', 'picture', 'table', 'main']
+__all__ = ['digits', 'reference_cnn', 'train', 'main']
 
 # %% ../nbs/90_demo.ipynb #data-code
 def digits(
@@ -83,43 +82,6 @@ def train(
     learn.fit_one_cycle(epochs, lr)
     return learn
 
-def picture(
-    runs:dict, # Name → trained learner
-) -> plt.Figure:
-    "The colourful dimension of the convolutions both runs have, one run a row, on the same scales"
-    recs = {name: learn.act_stats.record.merged(500) for name, learn in runs.items()}
-    recs = {name: rec[[n for n in rec.layers if n in set.intersection(*(set(r.layers) for r in recs.values()))]] for name, rec in recs.items()}
-    some = next(iter(recs.values()))
-    if not some.layers: raise ValueError("the two networks have none of the chosen layers in common")
-    L = len(some.layers)
-    fig, axs = plt.subplots(len(recs), L, figsize=(3.1*L + .8, 2.7*len(recs) + .6), squeeze=False, sharex=True, sharey=True,
-                            layout='constrained')
-    for i, name in enumerate(some.layers):
-        top = max(np.log1p(rec[i].hist.max()) for rec in recs.values())
-        strips = [any(o) for o in zip(*(outside(rec) for rec in recs.values()))]
-        for row, (run, rec) in enumerate(recs.items()):
-            mesh = draw_color_dim(axs[row, i], rec[i], vmax=top, strips=strips)
-            if row == 0: axs[row, i].set_title(layer_title(rec, i))
-            if i == 0: axs[row, i].set_ylabel(f'{run}\n{rec.what[:-1]} (white: mean)')
-        fig.colorbar(mesh, ax=axs[:, i], label='log(1 + count)' if i == L - 1 else '', pad=.02)
-    fig.supxlabel(step_label(some) + ' (dotted: an epoch begins)')
-    return fig
-
-def table(
-    runs:dict # Name → trained learner
-) -> pd.DataFrame: # One row per run and layer
-    "Statistics in the first and the last epoch"
-    rows = []
-    for run, learn in runs.items():
-        rec = learn.act_stats.record
-        first, last = rec.epoch(0).merged(), rec.epoch(-1).merged()
-        for i, layer in enumerate(rec.layers):
-            rows.append({'run': run, 'layer': layer, 'type': rec.info[layer]['type'],
-                         **{f'{stat} {when}': getattr(part, stat)[0, i] for stat in ('mean', 'std', 'near_zero')
-                            for when, part in (('first', first), ('last', last))},
-                         'std jumps': np.nanmax(np.abs(np.diff(np.log(rec.std[:, i] + 1e-12)))) if len(rec) > 1 else np.nan})
-    return pd.DataFrame(rows)
-
 # %% ../nbs/90_demo.ipynb #main-code
 def main(
     argv:list|None=None # Arguments; those of the command line if none are given
@@ -141,13 +103,15 @@ def main(
         print(f"{name}: {len(dls.train_ds)} digits, {args.epochs} epochs, lr {args.lr:g}")
         try: runs[name] = train(batchnorm, args.epochs, args.lr, args.seed, args.layers, dls)
         except ValueError as e: parser.error(str(e).split('\n\t')[-1])
-    figures = {'color_dim.png': picture(runs)}
+    try: both = compare(runs)
+    except ValueError as e: parser.error(str(e))
+    figures = {'color_dim.png': both.color_dim()}
     for name, learn in runs.items():
         figures[f'{name}_layers.png'] = learn.act_stats.color_dim()
         figures[f'{name}_stats.png'] = learn.act_stats.plot_stats()
     for file, fig in figures.items(): fig.savefig(args.out/file, dpi=110)
     plt.close('all')
-    stats = table(runs)
+    stats = both.table()
     stats.to_csv(args.out/'stats.csv', index=False)
     print(stats.to_string(index=False, float_format=lambda v: f'{v:.3f}'))
     for learn in runs.values(): print(repr(learn.act_stats))

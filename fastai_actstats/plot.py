@@ -13,16 +13,18 @@ import matplotlib.patheffects as pe
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
+from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter
 
 from .record import Record
 
 # %% auto #0
-__all__ = ['CMAP', 'STATS', 'step_edges', 'mark_epochs', 'counts', 'outside', 'draw_color_dim', 'step_label', 'color_dim',
-           'layer_title', 'plot_stats']
+__all__ = ['CMAP', 'SHARE', 'STATS', 'step_edges', 'mark_epochs', 'counts', 'shares', 'outside', 'draw_color_dim', 'step_label',
+           'color_dim', 'layer_title', 'plot_stats']
 
 # %% ../nbs/07_plot.ipynb #helpers
 CMAP = 'viridis'
+SHARE = 1e-4, 1.  # the colours of shares, logarithmic: the same in every picture
 STATS = {'mean': 'mean', 'std': 'standard deviation', 'near_zero': 'near-zero fraction'}
 _RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]
 
@@ -69,6 +71,12 @@ def counts(
     n = rec.summary.counts.numpy().astype(float)
     return np.log1p(n) if log else n
 
+def shares(
+    rec:Record # Any layers
+) -> np.ndarray: # float64 [T, L, B+2]: underflow, the bins, overflow; 0 where a layer did not run
+    "What is drawn where runs are compared: the share of a column's values in each bin"
+    return rec.summary.counts.numpy()/np.maximum(rec.count, 1)[..., None]
+
 def outside(
     rec:Record # Any layers
 ) -> tuple[bool, bool]:
@@ -80,12 +88,13 @@ def draw_color_dim(
     rec:Record, # One layer is drawn: the first
     log:bool=True, cmap:str=CMAP, vmax:float|None=None, # Colour: log1p of counts?, map, upper end of the scale
     mean:bool=True, # Draw the mean over it?
-    strips:tuple[bool, bool]|None=None # Draw underflow, overflow? None: where there is some
+    strips:tuple[bool, bool]|None=None, # Draw underflow, overflow? None: where there is some
+    share:bool=False # Colour: share of the column's values, on the scale `SHARE`?
 ):
     "The colourful dimension of one layer on `ax`; returns the coloured mesh"
     bins, edges = rec.bins, step_edges(rec)
-    z = counts(rec, log)[:, 0]
-    style = dict(cmap=cmap, vmin=0, vmax=vmax or max(z.max(), 1e-9), rasterized=True)
+    z = (shares(rec) if share else counts(rec, log))[:, 0]
+    style = dict(cmap=cmap, norm=LogNorm(*SHARE, clip=True) if share else Normalize(0, vmax or max(z.max(), 1e-9)), rasterized=True)
     mesh = ax.pcolormesh(edges, np.arange(bins.n + 1), z[:, 1:-1].T, **style)
     ticks, labels = _value_ticks(bins)
     below, above = strips or outside(rec)
@@ -177,7 +186,8 @@ def plot_stats(
     for ax, name in zip(axs, stats):
         values = getattr(rec, name)
         for i in range(L):
-            sns.lineplot(x=middle, y=values[:, i], ax=ax, color=palette[i], lw=1.3, label=layer_title(rec, i), legend=False, errorbar=None)
+            ran = ~np.isnan(values[:, i])
+            ax.plot(middle[ran], values[ran, i], color=palette[i], lw=1.3, label=layer_title(rec, i))
         mark_epochs(ax, rec, edges, 'gray')
         ax.set(title=STATS.get(name, name), xlabel=step_label(rec), ylabel='', xlim=(edges[0], edges[-1]))
         if name == 'near_zero':
@@ -186,7 +196,7 @@ def plot_stats(
         sns.despine(ax=ax)
     if named and L > 1: axs[-1].legend(loc='center left', bbox_to_anchor=(1.01, .5), frameon=False, fontsize='small', title='layer')
     elif L > 1:
-        bar = axs[-1].figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, L - 1), cmap), ax=axs[-1])
+        bar = axs[-1].figure.colorbar(plt.cm.ScalarMappable(Normalize(0, L - 1), cmap), ax=axs[-1])
         bar.set_ticks([0, L - 1], labels=[rec.layers[0], rec.layers[-1]])
         bar.set_label('layer')
     if L == 1: axs[0].figure.suptitle(layer_title(rec, 0))

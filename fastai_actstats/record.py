@@ -7,13 +7,16 @@ A `Record` is what pictures, comparisons, health rules, loggers and files read. 
 # %% ../nbs/05_record.ipynb #imports
 from __future__ import annotations
 
+import os
 from fnmatch import fnmatchcase
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
+from . import files
 from .bins import Bins
 from .kernels.eager import empty, merge
 from .ring import COLUMN
@@ -35,12 +38,14 @@ class Record:
         bins:Bins, # Bin edges and near-zero threshold
         what:str='activations', # What was watched
         info:dict|None=None, # Layer name → dict with `type` and `shape` as far as known
-        ranks:tuple=() # Where several processes trained: those whose values these are
+        ranks:tuple=(), # Where several processes trained: those whose values these are
+        notes=None, # The user's own, of anything that JSON holds
+        made:dict|None=None # `date` and `versions`, of a record that was saved
     ):
         if rows.shape[:2] != (len(columns), len(layers)):
             raise ValueError(f"rows of shape {tuple(rows.shape)} do not fit {len(columns)} columns and {len(layers)} layers")
         self.summary, self.columns, self.layers = Summary(rows, bins), columns, list(layers)
-        self.what, self.info, self.ranks = what, info or {}, ranks
+        self.what, self.info, self.ranks, self.notes, self.made = what, info or {}, ranks, notes, made or {}
 
     # what was recorded when
     @property
@@ -84,8 +89,15 @@ class Record:
 
     # parts of it
     def _part(self, columns=slice(None), layers=slice(None)):
-        return Record(self.summary.rows[columns][:, layers], self.columns[columns],
-                      np.array(self.layers, object)[layers].tolist(), self.bins, self.what, self.info, self.ranks)
+        return self.like(self.summary.rows[columns][:, layers], self.columns[columns], np.array(self.layers, object)[layers].tolist())
+
+    def like(self,
+        rows:torch.Tensor, columns:np.ndarray, # As of a `Record`
+        layers:list[str]|None=None, bins:Bins|None=None # This record's if none are given
+    ) -> Record:
+        "Another record of the same run"
+        layers = self.layers if layers is None else layers
+        return Record(rows, columns, layers, bins or self.bins, self.what, self.info, self.ranks, self.notes, self.made)
 
     def layer_index(self,
         layer # Index (negative ones too) or dotted name
@@ -142,16 +154,23 @@ class Record:
     def merged(self, most:int=1) -> Record: # A column that joins training and validation counts as training
         "The same values in at most `most` columns, neighbours merged"
         size = -(-len(self)//most)
-        if size <= 1: return self
-        groups = -(-len(self)//size)
-        missing = groups*size - len(self)
-        rows = torch.cat([self.summary.rows, empty(missing, len(self.layers), bins=self.bins)]) if missing else self.summary.rows
-        first = self.columns[::size].copy()
-        last = self.columns[np.minimum(np.arange(1, groups + 1)*size, len(self)) - 1]
-        for name in ('last', 'last_epoch', 'last_fit'): first[name] = last[name]
-        first['steps'] = np.add.reduceat(self.columns['steps'], np.arange(0, len(self), size))
-        first['valid'] = np.logical_and.reduceat(self.columns['valid'], np.arange(0, len(self), size))
-        return Record(merge(rows.unflatten(0, (groups, size)), 1), first, self.layers, self.bins, self.what, self.info, self.ranks)
+        return self if size <= 1 else self.joined(np.arange(0, len(self), size))
+
+    def joined(self,
+        starts:np.ndarray # Ascending indices of the columns with which the new ones begin; the first is 0
+    ) -> Record: # A column that joins training and validation counts as training
+        "The same values in fewer columns"
+        ends = np.append(starts[1:], len(self))
+        longest = int((ends - starts).max())
+        pick = torch.from_numpy(starts[:, None] + np.arange(longest))
+        pick = torch.where(pick < torch.from_numpy(ends)[:, None], pick, len(self))
+        padded = torch.cat([self.summary.rows, empty(1, len(self.layers), bins=self.bins)])
+        rows = torch.cat([merge(padded[block], 1) for block in pick.split(max(1, 1024//longest))])
+        columns, last = self.columns[starts].copy(), self.columns[ends - 1]
+        for name in ('last', 'last_epoch', 'last_fit'): columns[name] = last[name]
+        columns['steps'] = np.add.reduceat(self.columns['steps'], starts)
+        columns['valid'] = np.logical_and.reduceat(self.columns['valid'], starts)
+        return self.like(rows, columns)
 
     def modal_bin(self,
         layer, # Index or dotted name
@@ -170,6 +189,41 @@ class Record:
                  ('count', 'mean', 'std', 'min', 'max', 'near_zero', 'underflow', 'overflow', 'nonfinite')}
         return pd.DataFrame(dict(step=c['first'], last_step=c['last'], epoch=c['epoch'], fit=c['fit'],
                                  phase=np.repeat(self.phase, L), layer=np.tile(np.array(self.layers, object), T), **stats))
+
+    # kept
+    def save(self,
+        file:str|os.PathLike, # Such as 'run.npz'; a file of that name is replaced at once and whole
+        notes=None # What is to be known of the run again: anything that JSON holds; the record's own notes if none are given
+    ) -> Path: # Where it is
+        "Write everything to one compressed file, without pickle"
+        return files.write(file, self.summary.rows, self.columns, self.layers, self.bins, self.what, self.info,
+                           self.notes if notes is None else notes, self.made or files.made())
+
+    @classmethod
+    def load(cls,
+        file:str|os.PathLike, # Written by `save`
+        limit:int=files.LIMIT # Bytes that it may unpack to
+    ) -> Record:
+        "The record in a file; a `ValueError` says in one sentence why a file is refused"
+        return cls(**files.read(file, limit))
+
+    def to_csv(self, file:str|os.PathLike):
+        "The tidy table as text"
+        self.to_df().to_csv(file, index=False)
+
+    def to_parquet(self, file:str|os.PathLike):
+        "The tidy table as Parquet, which takes pyarrow (extra `parquet`)"
+        try: import pyarrow
+        except ImportError: raise ImportError("Parquet takes pyarrow: pip install 'fastai_actstats[parquet]'") from None
+        self.to_df().to_parquet(file, index=False, engine='pyarrow')
+
+    def __eq__(self, other):
+        "The same values of the same layers, columns and bins, with the same notes?"
+        if not isinstance(other, Record): return NotImplemented
+        return (all(getattr(self, name) == getattr(other, name) for name in ('layers', 'bins', 'what', 'info', 'notes'))
+                and np.array_equal(self.columns, other.columns) and np.array_equal(self.summary.rows, other.summary.rows, equal_nan=True))
+
+    __hash__ = None
 
     @property
     def nbytes(self) -> int: return self.summary.rows.nbytes + self.columns.nbytes

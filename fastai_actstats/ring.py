@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from .bins import Bins
-from .kernels.eager import empty, merge, width
+from .kernels.eager import empty, merge
 
 # %% auto #0
 __all__ = ['COLUMN', 'WHEN_FULL', 'Ring']
@@ -26,6 +26,8 @@ WHEN_FULL = 'merge', 'overwrite'
 
 class Ring:
     "At most `capacity` columns of summaries `[layers, B+9]`, oldest first"
+    merge = staticmethod(merge)  # of neighbouring columns and of parts of a step
+
     def __init__(self,
         capacity:int=1024, # Columns at most, 2 or more
         layers:int=0, # Summaries a column; `grow` adds to them
@@ -38,9 +40,13 @@ class Ring:
         if capacity < 2: raise ValueError(f"capacity={capacity} must be at least 2 columns")
         if when_full not in WHEN_FULL: raise ValueError(f"when_full={when_full!r} must be one of {WHEN_FULL}")
         self.capacity, self.bins, self.when_full = capacity, bins, when_full
-        self.rows = torch.empty(capacity, layers, width(bins), dtype=torch.float64, device=device)
+        self.rows = self.blank(layers, device)
         self.columns = np.zeros(capacity, COLUMN)
         self.start, self.used, self.stride, self.version = 0, 0, 1, 0
+
+    def blank(self, layers:int, device) -> torch.Tensor:
+        "Columns of no values"
+        return empty(self.capacity, layers, bins=self.bins, device=device)
 
     def __len__(self): return self.used
 
@@ -63,7 +69,7 @@ class Ring:
             joins = self._open()
         if joins:
             i = self._slot(self.used - 1)
-            self.rows[i] = merge(torch.stack([self.rows[i], block]))
+            self.rows[i] = self.merge(torch.stack([self.rows[i], block]))
         else:
             i = self._slot(self.used)
             self.rows[i] = block
@@ -83,7 +89,7 @@ class Ring:
         pairs, odd = divmod(self.capacity, 2)
         for i in range(0, pairs, 64):  # in blocks, so that no second ring is needed to halve the first
             j = min(i + 64, pairs)
-            self.rows[i:j] = merge(self.rows[2*i:2*j].unflatten(0, (-1, 2)), 1)
+            self.rows[i:j] = self.merge(self.rows[2*i:2*j].unflatten(0, (-1, 2)), 1)
         left, right = self.columns[0:2*pairs:2].copy(), self.columns[1:2*pairs:2].copy()
         for name in ('last', 'last_epoch', 'last_fit'): left[name] = right[name]
         left['steps'] += right['steps']
@@ -98,7 +104,7 @@ class Ring:
         "Make room for more layers; columns recorded before hold no values for them"
         extra = layers - self.rows.shape[1]
         device = device or self.rows.device
-        if extra: self.rows = torch.cat([self.rows.to(device), empty(self.capacity, extra, bins=self.bins, device=device)], 1)
+        if extra: self.rows = torch.cat([self.rows.to(device), self.blank(extra, device)], 1)
         else: self.rows = self.rows.to(device)
 
     def read(self) -> tuple[torch.Tensor, np.ndarray]: # float64 [T, layers, B+9] on the host, columns [T] of dtype `COLUMN`

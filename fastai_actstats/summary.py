@@ -8,7 +8,8 @@ of a full ring, the steps of an epoch, the ranks of a distributed run."""
 # %% ../nbs/03_summary.ipynb #imports
 from __future__ import annotations
 
-from functools import cached_property
+import importlib
+from functools import cache, cached_property
 
 import torch
 
@@ -17,14 +18,34 @@ from .kernels import eager
 from .kernels.eager import COUNT, COUNTS, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, flat, merge
 
 # %% auto #0
-__all__ = ['KERNELS', 'kernel_for', 'fold', 'Summary']
+__all__ = ['KERNELS', 'NEEDS', 'load_kernel', 'kernel_for', 'fold', 'Summary']
 
 # %% ../nbs/03_summary.ipynb #fold-code
-KERNELS = 'auto', 'eager'
+KERNELS = 'auto', 'eager', 'cpu', 'cuda'
+NEEDS = {'cpu': ("numba", "pip install 'fastai_actstats[cpu]'"), 'cuda': ("triton", "it comes with torch for CUDA")}
 
-def kernel_for(x, name='auto'):
+@cache
+def load_kernel(
+    name:str # One of `KERNELS` but 'auto'
+):
+    "The kernel's module; `ImportError` says what it needs"
+    try: return importlib.import_module(f'fastai_actstats.kernels.{name}')
+    except ImportError as e:
+        package, how = NEEDS[name]
+        raise ImportError(f"kernel={name!r} needs {package} ({how}): {e}") from e
+
+@cache
+def _fastest(device_type):
+    "The kernel for a type of device among those whose needs are installed"
+    try: return load_kernel(device_type) if device_type in NEEDS else eager
+    except ImportError: return eager
+
+def kernel_for(
+    x:torch.Tensor, # What is to be reduced
+    name:str='auto' # One of `KERNELS`
+):
     "The kernel module that reduces `x`"
-    return eager
+    return _fastest(x.device.type) if name == 'auto' else load_kernel(name)
 
 def fold(
     x:torch.Tensor, # Values to add: any shape, strides and floating-point dtype
@@ -33,15 +54,19 @@ def fold(
     kernel:str='auto' # One of `KERNELS`
 ):
     "Merge the summary of the values in `x` into `row`, without waiting for the device"
-    with torch.no_grad(), torch._C.DisableTorchFunctionSubclass():
-        values, times = flat(x)
-        if times == 1 and x.device == row.device: return kernel_for(x, kernel).reduce_(values, row, bins)
-        if x.device.type == 'mps': values = values.to(row.device)  # no float64 there
-        part = empty(bins=bins, device=values.device)
-        kernel_for(values, kernel).reduce_(values, part, bins)
-        part[:MEAN] *= times
-        part[M2] *= times
-        row.copy_(merge(torch.stack([row, part.to(row.device, non_blocking=True)])))
+    with torch._C.DisableTorchFunctionSubclass():  # fastai's tensor types take microseconds over every attribute
+        if x.device == row.device and x.is_contiguous(): return kernel_for(x, kernel).reduce_(x, row, bins)
+        with torch.no_grad(): return _fold_strided(x, row, bins, kernel)
+
+def _fold_strided(x, row, bins, kernel):
+    values, times = flat(x)
+    if times == 1 and x.device == row.device: return kernel_for(x, kernel).reduce_(values, row, bins)
+    if x.device.type == 'mps': values = values.to(row.device)  # no float64 there
+    part = empty(bins=bins, device=values.device)
+    kernel_for(values, kernel).reduce_(values, part, bins)
+    part[:MEAN] *= times
+    part[M2] *= times
+    row.copy_(merge(torch.stack([row, part.to(row.device, non_blocking=True)])))
 
 # %% ../nbs/03_summary.ipynb #summary-class
 class Summary:

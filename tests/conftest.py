@@ -1,5 +1,7 @@
 """What the tests share: the reference settings, real digits, learners that print nothing."""
 import os
+os.environ.setdefault('TRITON_INTERPRET', '1')  # before triton is imported: the CUDA kernel runs in its interpreter
+
 from configparser import ConfigParser
 from pathlib import Path
 from types import SimpleNamespace

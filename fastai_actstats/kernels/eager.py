@@ -14,7 +14,7 @@ from ..bins import Bins
 
 # %% auto #0
 __all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'MIN', 'MAX', 'width', 'empty', 'merge', 'block_size',
-           'flat', 'reduce_']
+           'flat', 'block', 'reduce_']
 
 # %% ../../nbs/02_kernels.eager.ipynb #layout-code
 COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
@@ -59,31 +59,38 @@ def flat(
     return x.reshape(-1), times
 
 def _tally(slots, n):
-    "How many of `slots` equal 0 .. n-1, exactly"
-    if slots.device.type == 'cpu': return torch.bincount(slots, minlength=n)
-    one = slots.new_ones((), dtype=torch.int64).expand(slots.shape)
-    return slots.new_zeros(n, dtype=torch.int64).scatter_add_(0, slots.long(), one)  # bincount syncs on CUDA, histc is not exact
+    "How many of `slots` [..., m] equal 0 .. n-1, exactly: int64 [..., n]"
+    sets = slots.shape[:-1]
+    if sets: slots = slots + n*torch.arange(sets.numel(), device=slots.device).view(*sets, 1)
+    size, slots = n*sets.numel(), slots.reshape(-1)
+    if slots.device.type == 'cpu': return torch.bincount(slots, minlength=size).view(*sets, n)
+    one = slots.new_ones((), dtype=torch.int64).expand(slots.shape)  # bincount syncs on CUDA, histc is not exact
+    return slots.new_zeros(size, dtype=torch.int64).scatter_add_(0, slots.long(), one).view(*sets, n)
 
-def _block(x, bins):
-    "The row of one block"
+def block(
+    x:torch.Tensor, # [..., n], at most 2^24 values a set
+    bins:Bins # Bin edges and near-zero threshold
+) -> torch.Tensor: # float64 [..., B+9]
+    "The rows of sets of values, one set for each index of the leading dimensions"
     x = x if x.dtype == torch.float64 else x.float()
     clean = torch.nan_to_num(x, 0., 0., 0.)
     bad = clean != x
     counts = _tally(bins.index(clean).masked_fill_(bad, bins.n + 2), bins.n + 3).double()
-    total, nonfinite = x.numel(), counts[-1]
-    near_zero = (clean.abs() <= bins.eps).sum() - nonfinite  # a cleaned value is zero, and near
+    total, nonfinite = x.shape[-1], counts[..., -1]
+    near_zero = (clean.abs() <= bins.eps).sum(-1) - nonfinite  # a cleaned value is zero, and near
     wide = clean.double()
-    mean = wide.sum()/(total - nonfinite).clamp(min=1)
-    m2 = (wide - mean).masked_fill_(bad, 0.).square_().sum()
+    mean = wide.sum(-1)/(total - nonfinite).clamp(min=1)
+    m2 = (wide - mean[..., None]).masked_fill_(bad, 0.).square_().sum(-1)
     inf = float('inf')
-    low, high = torch.nan_to_num(x, inf, inf, inf).amin(), torch.nan_to_num(x, -inf, -inf, -inf).amax()
-    head = torch.stack([torch.full_like(mean, total), nonfinite, near_zero.double()])
-    return torch.cat([head, counts[:-1], torch.stack([mean, m2, low.double(), high.double()])])
+    low, high = torch.nan_to_num(x, inf, inf, inf).amin(-1), torch.nan_to_num(x, -inf, -inf, -inf).amax(-1)
+    head = torch.stack([torch.full_like(mean, total), nonfinite, near_zero.double()], -1)
+    return torch.cat([head, counts[..., :-1], torch.stack([mean, m2, low.double(), high.double()], -1)], -1)
 
 def reduce_(
-    x:torch.Tensor, # One dimension, any floating-point dtype
+    x:torch.Tensor, # Contiguous memory of any shape and floating-point dtype
     row:torch.Tensor, # float64 [B+9] on the same device; changed in place
     bins:Bins # Bin edges and near-zero threshold
 ):
     "Merge the summary of the values `x` into `row`"
-    if x.numel(): row.copy_(merge(torch.stack([row] + [_block(b, bins) for b in x.split(block_size(x.device))])))
+    with torch.no_grad():
+        if x.numel(): row.copy_(merge(torch.stack([row] + [block(b, bins) for b in x.view(-1).split(block_size(x.device))])))

@@ -1,0 +1,309 @@
+"""Records in files: whatever is saved comes back; whatever is wrong with a file is said in one sentence."""
+import ast
+import io
+import json
+import os
+import stat
+import warnings
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.basics import Callback, DataLoaders, Learner, MSELossFlat
+from fastai.callback import progress, schedule
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from fastai_actstats import files
+from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
+from fastai_actstats.callback import StatsCallback
+from fastai_actstats.ring import COLUMN, Ring
+from fastai_actstats.summary import Summary
+
+TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
+NOTES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6)
+
+@st.composite
+def records(draw):
+    "Any record: any layers, columns and bins, layers that did not run, NaN, Inf and values out of range"
+    if draw(st.booleans()): bins = Bins(draw(st.integers(1, 9)), draw(st.floats(-9, -1)), draw(st.floats(-.5, 9)), draw(st.floats(0, 1)))
+    else: bins = Bins.symlog(2.**-draw(st.integers(1, 5)), 2.**draw(st.integers(0, 5)), 2**draw(st.integers(0, 2)))
+    layers = draw(st.lists(TEXT, max_size=3))
+    ring = Ring(draw(st.integers(2, 6)), len(layers), bins, draw(st.sampled_from(('merge', 'overwrite'))))
+    values = np.random.default_rng(draw(st.integers(0, 999)))
+    for step in range(draw(st.integers(0, 9))):
+        rows = Summary.empty(len(layers), bins=bins).rows
+        for row in rows:
+            x = values.normal(size=draw(st.integers(0, 20)))*10.**draw(st.integers(-30, 30))
+            x[values.random(len(x)) < .1] = draw(st.sampled_from((0., np.nan, np.inf, -np.inf, -0.)))
+            row.copy_(Summary.of(torch.from_numpy(x), bins).rows)
+        ring.push(rows, step, epoch=step//4, fit=step//6, valid=draw(st.booleans()))
+    info = {n: dict(type=draw(TEXT), shape=tuple(draw(st.lists(st.integers(0, 2**40), max_size=3)))) for n in layers if draw(st.booleans())}
+    return Record(*ring.read(), layers, bins, draw(st.sampled_from(('activations', 'gradients'))), info, draw(NOTES))
+
+@given(records())
+@settings(max_examples=150, deadline=None)
+def test_what_is_saved_comes_back(tmp_path_factory, rec):
+    path = tmp_path_factory.getbasetemp()/'any.npz'
+    rec.save(path)
+    once = Record.load(path)
+    assert once == rec
+    once.save(path)
+    twice = Record.load(path)
+    assert twice == once and twice.made == once.made and twice.made['versions']['torch'] == torch.__version__
+    for name in ('mean', 'std', 'min', 'max', 'near_zero', 'count', 'hist', 'underflow', 'overflow', 'nonfinite', 'steps', 'edges'):
+        np.testing.assert_array_equal(getattr(twice, name), getattr(rec, name))
+
+def make(layers=3, steps=12, **kwargs):
+    torch.manual_seed(0)
+    ring = Ring(64, layers, Bins(12, -3, 3))
+    for step in range(steps):
+        ring.push(torch.stack([Summary.of(torch.randn(40)*(i + 1), ring.bins).rows for i in range(layers)]), step, epoch=step//5)
+    info = {str(i): dict(type='Linear', shape=(8, 5)) for i in range(layers)}
+    return Record(*ring.read(), [str(i) for i in range(layers)], ring.bins, info=info, **kwargs)
+
+def refused(path, match='was not loaded', **kwargs):
+    with pytest.raises(ValueError, match=match) as e: Record.load(path, **kwargs)
+    said = str(e.value)
+    assert '\n' not in said and len(said) < 400 and str(path) in said
+
+def rezip(data, change, **kwargs):
+    "The zip with its members changed by `change`: name → bytes"
+    with zipfile.ZipFile(io.BytesIO(data)) as z: members = {n: z.read(n) for n in z.namelist()}
+    change(members)
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
+        for name, content in members.items(): z.writestr(name, content)
+    return out.getvalue()
+
+def npy(a, pickled=False):
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.asanyarray(a), allow_pickle=pickled)
+    return out.getvalue()
+
+class Bomb:
+    "Creates a file when it is unpickled"
+    path = None
+    def __reduce__(self): return open, (self.path, 'w')
+
+def swap(rng, members):
+    "One of the arrays is another one"
+    name = rng.choice(sorted(members))
+    kind = rng.integers(8)
+    if kind == 0: del members[name]
+    elif kind == 1: members[name] = npy(np.array([Bomb(), 3], object), pickled=True)
+    elif kind == 2: members[name] = members[rng.choice(sorted(members))]
+    elif kind == 3: members[name] = npy(rng.integers(-9, 9, size=tuple(rng.integers(0, 40, size=rng.integers(0, 4)))))
+    elif kind == 4: members['more.npy'] = npy(rng.random(3))
+    elif kind == 5:  # right type and shape, other values
+        a = np.load(io.BytesIO(members[name])).copy()
+        flat = a.reshape(-1).view("u1")
+        flat[rng.integers(len(flat))] ^= np.uint8(1 << rng.integers(8))
+        members[name] = npy(a)
+    elif kind == 6:  # a header that claims more than there is
+        shape = (int(rng.choice([10**5, 10**12, 2**62])), 3)
+        members[name] = members[name][:6] + b'\x01\x00v\x00' + str(dict(descr='<i8', fortran_order=False, shape=shape)).encode().ljust(117) + b'\n'
+    else:  # other words
+        meta = json.loads(np.load(io.BytesIO(members['meta.npy'])).tobytes())
+        meta[rng.choice(sorted(meta))] = [None, -1, 2**70, 'x', [], {}, [[]], 1e999, {'n': 10**9}][rng.integers(9)]
+        members['meta.npy'] = npy(np.frombuffer(json.dumps(meta).encode(), 'u1'))
+
+def mutant(rng, data):
+    kind, data = rng.integers(5), bytearray(data)
+    if kind == 0: return bytes(data[:rng.integers(len(data))])
+    if kind == 1:
+        for _ in range(rng.integers(1, 9)): data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
+        return bytes(data)
+    if kind == 2:
+        at, size = rng.integers(len(data)), rng.integers(1, 60)
+        return bytes(data[:at]) + rng.bytes(size) + bytes(data[at + rng.integers(0, 2)*size:])
+    return rezip(bytes(data), lambda members: swap(rng, members))
+
+def test_a_thousand_mutated_files_are_equal_or_refused(tmp_path):
+    rec, path = make(notes={'lr': .06}), tmp_path/'run.npz'
+    Bomb.path = str(tmp_path/'was-run')
+    data = rec.save(path).read_bytes()
+    rng, equal = np.random.default_rng(0), 0
+    for i in range(1000):
+        path.write_bytes(mutant(rng, data))
+        try: back = Record.load(path)
+        except ValueError as e: assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e) and len(str(e)) < 400
+        else:
+            assert back == rec
+            equal += 1
+    assert 0 < equal < 200  # bits that zip does not look at
+    assert not os.path.exists(Bomb.path), 'code in a file was run'
+
+def test_bombs_are_refused_before_they_unpack(tmp_path):
+    rec, path = make(), tmp_path/'run.npz'
+    data = rec.save(path).read_bytes()
+    path.write_bytes(rezip(data, lambda m: m.update({'counts.npy': bytes(50_000_000)})))  # 50 kB of deflate
+    refused(path, 'unpack to more than limit=1000000 bytes', limit=10**6)
+    refused(path, "array 'counts'|damaged")
+    import tracemalloc
+    path.write_bytes(rezip(data, lambda m: m.update({'counts.npy': m['counts.npy'][:128] + bytes(50_000_000)})))
+    tracemalloc.start()
+    refused(path, "array 'counts' has another length")
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    lying = bytearray(data)  # the directory of the zip claims a terabyte
+    at = data.rindex(b'PK\x01\x02')
+    lying[at + 24:at + 28] = (2**32 - 2).to_bytes(4, 'little')
+    path.write_bytes(lying)
+    refused(path, 'claims to hold more|more than limit')
+
+def forge(data, change):
+    "A file whose checksum is right: meta and arrays changed by `change`, then signed again"
+    with zipfile.ZipFile(io.BytesIO(data)) as z: arrays = {n[:-4]: np.load(io.BytesIO(z.read(n))).copy() for n in z.namelist()}
+    meta = json.loads(arrays.pop('meta').tobytes())
+    change(meta, arrays)
+    meta['sha256'] = files._digest(meta, {n: np.ascontiguousarray(a) for n, a in arrays.items()})
+    arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), 'u1')
+    out = io.BytesIO()
+    np.savez_compressed(out, **arrays)
+    return out.getvalue()
+
+@pytest.mark.parametrize('change, why', [
+    (lambda m, a: m.update(version=2), 'format 2, written by fastai_actstats 0.0.1, and this version reads format 1'),
+    (lambda m, a: m.update(version=2, made={}), 'format 2, written by fastai_actstats another version'),
+    (lambda m, a: m.update(format='weights'), 'not a record'),
+    (lambda m, a: a.update(extra=np.zeros(2)), 'other arrays than a record does'),
+    (lambda m, a: a['count'].__setitem__((0, 0), 41), 'counts do not add up'),
+    (lambda m, a: a['near_zero'].__setitem__((0, 0), 41), 'counts do not add up'),
+    (lambda m, a: a['counts'].__setitem__((0, 0, 0), -1), 'negative counts'),
+    (lambda m, a: a['count'].__setitem__((0, 0), 2**60), 'larger than can be'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 2), np.nan), 'extremes make no sense'),
+    (lambda m, a: a['columns']['last'].__setitem__(3, -1), 'end before they begin'),
+    (lambda m, a: a['columns']['steps'].__setitem__(3, -1), 'columns make no sense'),
+    (lambda m, a: m['layers'].append('one more'), "array 'count' is headed"),
+    (lambda m, a: m['layers'].__setitem__(0, 7), 'layer names are not text'),
+    (lambda m, a: m.update(columns=True), 'True columns'),
+    (lambda m, a: m['bins'].update(n=10**9), '1000000000 bins'),
+    (lambda m, a: m['bins'].update(n='12'), 'bins are not bins'),
+    (lambda m, a: m['bins'].update(lo=5.), 'must go from a smaller'),
+    (lambda m, a: m['info'].update({'0': 3}), 'description of the layers is none'),
+    (lambda m, a: a.update(count=a['count'].astype('i4')), "array 'count' is headed .*i4"),
+    (lambda m, a: a.update(count=np.asfortranarray(a['count'])), "array 'count'"),
+])
+def test_what_makes_no_sense_is_refused_even_when_signed(tmp_path, change, why):
+    path = tmp_path/'run.npz'
+    path.write_bytes(forge(make().save(path).read_bytes(), change))
+    refused(path, why)
+
+def test_forging_nothing_gives_the_same_record(tmp_path):  # so that the refusals above are for the reasons given
+    path = tmp_path/'run.npz'
+    path.write_bytes(forge(make().save(path).read_bytes(), lambda m, a: None))
+    assert Record.load(path) == make()
+    assert set(np.load(path)) == {'meta', 'columns', 'moments', 'count', 'nonfinite', 'near_zero', 'counts'}
+
+def test_other_files(tmp_path):
+    with pytest.raises(FileNotFoundError): Record.load(tmp_path/'none.npz')
+    for name, content in dict(empty=b'', poem=b'Tyger Tyger', npy=npy(np.zeros(3)), pickle=npy(np.array([1, 'a'], object), pickled=True)).items():
+        (tmp_path/name).write_bytes(content)
+        refused(tmp_path/name)
+    np.savez(tmp_path/'other.npz', weights=np.zeros(3))
+    refused(tmp_path/'other.npz', 'not a record')
+
+def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path/'run.npz'
+    old = make(steps=3).save(path).read_bytes()
+    for name in ('fsync', 'replace'):
+        with monkeypatch.context() as m:
+            def stop(*args): raise KeyboardInterrupt
+            m.setattr(os, name, stop)
+            with pytest.raises(KeyboardInterrupt): make(steps=12).save(path)
+        assert path.read_bytes() == old and os.listdir(tmp_path) == ['run.npz']
+    assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path/'link.npz').symlink_to(tmp_path/'deep'/'run.npz')
+    make().save(tmp_path/'link.npz')
+    assert (tmp_path/'link.npz').is_symlink() and Record.load(tmp_path/'deep'/'run.npz') == make()
+
+def test_notes(tmp_path):
+    rec = make()
+    for wrong in ({1: 2}, (1, 2), {'x': object()}, float('nan')):
+        with pytest.raises(TypeError, match='^notes='): rec.save(tmp_path/'run.npz', notes=wrong)
+    rec.save(tmp_path/'run.npz', notes={'lr': .06})
+    back = Record.load(tmp_path/'run.npz')
+    assert back.notes == back.epoch(0).merged().notes == {'lr': .06} and back.made['date']
+    assert back != rec and rec != 3
+
+def test_tables(tmp_path):
+    rec = make()
+    rec.to_csv(tmp_path/'run.csv')
+    rec.to_parquet(tmp_path/'run.parquet')
+    for back in (pd.read_csv(tmp_path/'run.csv', dtype={'layer': str}), pd.read_parquet(tmp_path/'run.parquet')):
+        assert len(back) == 36 and back.columns.tolist() == rec.to_df().columns.tolist()
+        np.testing.assert_allclose(back['std'], rec.std.reshape(-1))
+        assert back.layer.tolist()[:3] == ['0', '1', '2']
+
+# the callback
+def learner(path, *cbs):
+    data = torch.utils.data.TensorDataset(torch.randn(32, 4), torch.randn(32, 1))
+    dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=0, device=torch.device('cpu'))
+    learn = Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=path, cbs=list(cbs))
+    learn.remove_cb(progress.ProgressCallback)
+    learn.logger = lambda *args: None
+    return learn
+
+class Stop(Callback):
+    def __init__(self, epoch, batch, error): self.at, self.error = (epoch, batch, True), error
+    def before_batch(self):
+        if (self.epoch, self.iter, self.training) == self.at: raise self.error
+
+@pytest.mark.parametrize('error', [RuntimeError('power cut'), KeyboardInterrupt()])
+def test_a_crash_loses_at_most_one_epoch(tmp_path, error):
+    learn = learner(tmp_path, ActStats(), SaveRecord(notes='a note'), Stop(2, 3, error))
+    with pytest.raises(type(error)): learn.fit(4)
+    back = Record.load(tmp_path/'run.npz')
+    assert back == learn.act_stats.record.between(0, 7) or back.epochs.tolist() == [0]*4 + [1]*4
+    assert back.notes == 'a note' and len(learn.act_stats.record) == 11
+
+@pytest.mark.filterwarnings('ignore:numpy.core is deprecated')  # by what fastai's `lr_find` saves
+def test_every_epoch_is_written_and_nothing_else(tmp_path):
+    from fastai.callback.core import CancelFitException
+    written = []
+    class Spy(SaveRecord):
+        def write(self):
+            super().write()
+            written.append(len(Record.load(tmp_path/'deep'/'run.npz')) if (tmp_path/'deep').exists() else 0)
+    learn = learner(tmp_path, ActStats(), Spy('deep/run.npz'))
+    learn.fit(2)
+    assert written == [4, 8, 8]
+    before = (tmp_path/'deep'/'run.npz').read_bytes()
+    learn.validate(); learn.get_preds(); learn.lr_find(num_it=4, show_plot=False)
+    assert (tmp_path/'deep'/'run.npz').read_bytes() == before
+    learn.add_cb(Stop(0, 2, CancelFitException()))
+    learn.fit(1)
+    assert len(Record.load(tmp_path/'deep'/'run.npz')) == 10  # what an epoch cut short recorded is not lost
+
+class Other(ActStats): what = 'others'
+
+def test_several_records(tmp_path):
+    learn = learner(tmp_path, Other(nn.ReLU), ActStats(), SaveRecord('run.npz'))
+    learn.fit(1)
+    assert sorted(os.listdir(tmp_path)) == ['run.npz', 'run.other.npz']
+    assert Record.load(tmp_path/'run.npz').layers == ['0', '2'] and Record.load(tmp_path/'run.other.npz').what == 'others'
+    alone = learner(tmp_path/'alone', Other(nn.ReLU), SaveRecord('run.npz'))
+    alone.fit(1)
+    assert Record.load(tmp_path/'alone'/'run.npz').layers == ['1']
+
+def test_training_goes_on_when_nothing_can_be_written(tmp_path):
+    (tmp_path/'run.npz').mkdir()
+    learn = learner(tmp_path, ActStats(), SaveRecord())
+    with pytest.warns(UserWarning, match='run.npz was not written') as found: learn.fit(3)
+    assert len(found) == 1 and len(learn.act_stats.record) == 12
+    with pytest.raises(ValueError, match='nothing to save'): learner(tmp_path, SaveRecord()).fit(1)
+
+def test_an_exported_learner_keeps_no_second_record(tmp_path):
+    import pickle
+    learn = learner(tmp_path, ActStats(), SaveRecord())
+    learn.fit(1)
+    assert learn.save_record._last
+    cb = learn.save_record
+    cb.learn = None
+    assert pickle.loads(pickle.dumps(cb))._last == {}
