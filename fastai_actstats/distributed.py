@@ -165,7 +165,8 @@ class Ranks:
     def meet(self,
         name:str, # Of the callback
         read, # () → the `Record` of this rank; not called where there is nothing to merge
-        version # Of that
+        version, # Of that
+        back=lambda rec: rec # Merged `Record` → what the callback offers
     ):
         "Merge the ranks' records: to be called on all of them"
         rank, size = world()
@@ -180,7 +181,7 @@ class Ranks:
         except Exception as e:
             warnings.warn(f"{local.what}: the record holds what rank {rank} recorded, and no other: {e or type(e).__name__}", stacklevel=3)
         else:
-            self.version, self.merged, self.several = version, met.record, met.each
+            self.version, self.merged, self.several = version, back(met.record), {r: back(o) for r, o in met.each.items()}
             if rank == met.record.ranks[0]:
                 for note in met.notes: warnings.warn(f"{local.what}: {note}", stacklevel=3)
 

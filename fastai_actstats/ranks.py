@@ -120,7 +120,8 @@ def placed(
 ) -> torch.Tensor: # float64 [T, L, B+9] in the columns and layers of `plan`
     "A rank's rows where they belong in the merged record"
     rows = empty(len(plan['columns']), len(plan['layers']), bins=record.bins)
-    layers = torch.tensor([plan['layers'].index(n) for n in record.layers], dtype=torch.int64)
+    where = {n: i for i, n in enumerate(plan['layers'])}
+    layers = torch.tensor([where[n] for n in record.layers], dtype=torch.int64)
     place = np.array(plan['places'][digest(h)], int)
     nth = pd.Series(place).groupby(place).cumcount().to_numpy()
     for k in range(nth.max(initial=-1) + 1):

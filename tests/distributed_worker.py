@@ -20,7 +20,7 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats.all import ActStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats
 from fastai_actstats.demo import _mnist_5000, reference_cnn
 
 SEED, BS, LR = 42, 16, 6e-2
@@ -103,14 +103,15 @@ def equal(rank, size):
     "Two epochs with and without; every value kept"
     runs = {}
     for on in (False, True):
-        stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS)
-        learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep] if on else [])
+        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS), GradStats(), DeadUnits()
+        learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep, grads, units] if on else [])
         warned = said(lambda: learn.fit(2, LR))
         runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)), values=[v for row in learn.recorder.values for v in row],
                         weights=[p.detach().clone() for p in learn.model.parameters()], random=torch.rand(3))
     same = all(str(runs[False][k]) == str(runs[True][k]) if k == 'values' else
                all(map(torch.equal, runs[False][k], runs[True][k])) for k in runs[True])
-    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same, warned=warned,
+    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same, warned=warned, grad=grads.record, units=units.record,
+                relu=units.recorder.record,
                 by_rank=dict(stats.by_rank))
 
 def each(rank, size):

@@ -13,7 +13,7 @@ import torch
 from conftest import ROOT
 
 import distributed_worker as worker
-from fastai_actstats.all import ActStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats
 from fastai_actstats.kernels.eager import MAX, MEAN, MIN
 from fastai_actstats.summary import Summary
 
@@ -97,11 +97,16 @@ class TestTwo:
         from fastai.callback.training import GradientAccumulation
         results = of(two, 'equal')
         rec = agree(results)
-        stats = ActStats(phase='both', bins=40, range=(-4, 4))
+        stats, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), GradStats(), DeadUnits()
         order = [j for i in range(6) for rank in range(2) for j in worker.batches(rank, 2, 6)[i*worker.BS:(i + 1)*worker.BS]]
-        learn = worker.learner(worker.model(), worker.loaders(order), [stats, GradientAccumulation(2*worker.BS)])
+        learn = worker.learner(worker.model(), worker.loaders(order), [stats, grads, units, GradientAccumulation(2*worker.BS)])
         learn.fit(2, worker.LR)
         alike(rec.train, stats.record.train)
+        alike(results[1]['grad'], grads.record)
+        for r in results:
+            for n in units.record.layers:
+                assert (r['units'].alive[n] == units.record.alive[n]).all() and (r['units'].seen[n] == units.record.seen[n]).all()
+                assert (r['units'].dead(n) == units.record.dead(n)).all() and (r['units'].fates[n] == units.record.fates[n]).all()
         assert len(rec.valid) == 4 and (rec.valid.count == 2*stats.record.valid.count).all()
 
     def test_equals_what_was_kept(self, two):
