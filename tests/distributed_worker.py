@@ -20,7 +20,7 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats.all import ActStats, DeadUnits, GradStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, SaveRecord
 from fastai_actstats.demo import _mnist_5000, reference_cnn
 
 SEED, BS, LR = 42, 16, 6e-2
@@ -136,12 +136,13 @@ def two_fits(rank, size):
             seen.append(stats.record.ranks)
             stats.merge_ranks()
             seen.append((stats.record.ranks, int(stats.record.count.sum())))
-    cbs = [stats, GradientAccumulation(2*BS), MixedPrecision(amp_mode=AMPMode.BF16), Merge()]
+    saved = Path(sys.argv[1])/'saved'/f'{rank}.npz'
+    cbs = [stats, GradientAccumulation(2*BS), MixedPrecision(amp_mode=AMPMode.BF16), Merge(), SaveRecord(saved)]
     learn = learner(ddp(model()), loaders(batches(rank, size, 8)), cbs)
     learn.fit(2, LR)
     learn.fit(1, LR)
     learn.validate()
-    return dict(record=stats.record, local=stats.recorder.record, seen=seen)
+    return dict(record=stats.record, local=stats.recorder.record, seen=seen, saved=[f.name for f in saved.parent.iterdir()])
 
 def uneven(rank, size):
     "The first rank has 5 batches an epoch, the others 8; gradients are averaged as long as all have batches"

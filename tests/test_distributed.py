@@ -44,7 +44,7 @@ def run(commands, out, expect=0):
         for log in logs: log.close()
     said = '\n'.join((out/f'{i}.log').read_text()[-3000:] for i in range(len(commands)))
     if expect is not None: assert codes == [expect]*len(codes), said
-    return {(f.name.split('.')[0], int(f.suffix[1:])): pickle.loads(f.read_bytes()) for f in out.iterdir() if f.suffix != '.log'}
+    return {(f.name.split('.')[0], int(f.suffix[1:])): pickle.loads(f.read_bytes()) for f in out.iterdir() if f.is_file() and f.suffix != '.log'}
 
 def launched(out, size, *scenarios, expect=0):
     return run([(torchrun('--standalone', '--nproc-per-node', size, WORKER, out, *scenarios), environment())], out, expect)
@@ -133,6 +133,7 @@ class TestTwo:
         rec = agree(results)
         merged = sum(r['local'].summary.counts for r in results)
         assert torch.equal(rec.summary.counts, merged) and rec.fits.tolist()[-1] == 1 and rec.columns['steps'].tolist() == [2]*6
+        assert results[0]['saved'] == ['0.npz']  # written by the first rank only
         for rank, r in enumerate(results):
             totals = [o[1] for o in r['seen'] if isinstance(o[0], tuple)]
             assert totals[1] == 2*totals[0] and totals[2] == 3*totals[0] and r['seen'][0] == (rank,) and r['seen'][1][0] == (0, 1)
