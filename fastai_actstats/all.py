@@ -25,6 +25,7 @@ from .health import Report, StopOnTrouble, diagnose
 from .layers import choose
 from .live import LiveStats
 from .loggers import TensorBoardStats, WandbStats
+from .ranks import merge_records
 from .record import Record
 from .rules import Finding, rule, thresholds
 from .samples import Sample

@@ -15,6 +15,7 @@ from .bins import Bins
 from .callback import StatsCallback
 from .layers import named_layers
 from .ring import Ring
+from .unit_ranks import flat, unflat
 from .units import ALIVE, UnitRecord, activation_kind, alive, channel_axis, makers
 from .watch import Recorder, Tap, call_names
 
@@ -176,7 +177,7 @@ class DeadUnits(StatsCallback):
     fastai names it `learn.dead_units`. A unit is a channel of a convolution or a feature of a linear layer. A unit of a ReLU-like
     layer is dead in a window where none of its values is above 0; one of a tanh or sigmoid is saturated where all its values are
     (`units.ALIVE` has the limits). A module called several times in a forward pass has its units counted for each call,
-    `'relu'`, `'relu:2'` ..., up to 8. Of several processes that train together each counts its own share of the data."""
+    `'relu'`, `'relu:2'` ..., up to 8. Of processes that train together, a unit is dead where it is on all of them."""
     what = 'units'
 
     def __init__(self,
@@ -187,11 +188,12 @@ class DeadUnits(StatsCallback):
         channel_dim:int|None=None, # The axis of units in an output; None: found from the layer, or the layer before an activation
         every:int=1, # Look at every so many training steps
         capacity:int=256, # Windows kept; neighbours are merged when there are more
-        pick=None # output -> tensor; None: the first floating-point tensor in it
+        pick=None, # output -> tensor; None: the first floating-point tensor in it
+        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
         if kind is not None and kind not in ALIVE: raise ValueError(f"kind={kind!r} must be None or one of {tuple(ALIVE)}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(UnitRecorder(window, capacity, every), layers, ranks='local')
+        super().__init__(UnitRecorder(window, capacity, every), layers, ranks)
         self.kind, self.channel_dim, self.pick = kind, channel_dim, pick
 
     def chosen(self):
@@ -211,6 +213,13 @@ class DeadUnits(StatsCallback):
     def after_train(self):
         if self._whole: self.recorder.end_epoch()
 
+    def merge_ranks(self):
+        "Merge what the processes that train together counted so far: to be called on all of them, as happens when a fit ends"
+        self.ranks.meet(self.name, lambda: flat(self.recorder.record), self.recorder.version, unflat)
+
     @property
-    def record(self) -> UnitRecord: return self.recorder.record  # what has been recorded so far, on the host
+    def record(self) -> UnitRecord:
+        "What has been recorded so far, on the host"
+        return self.ranks.record(self.recorder.record, self.recorder.version)
+
     def table(self): return self.record.table()  # see `UnitRecord.table`

@@ -15,17 +15,20 @@ import warnings
 import zlib
 from collections import Counter
 from datetime import timedelta
+from threading import Thread
+from typing import NamedTuple
 
 import torch
 from fastai.torch_core import rank_distrib
 from torch import distributed as dist
 
 from .kernels.eager import merge
-from .ranks import ByRank, agree, as_record, digest, head, listed, placed, say
+from .ranks import ByRank, agree, as_record, digest, head, listed, notes, placed
 from .record import Record
 
 # %% auto #0
-__all__ = ['TEAM', 'BLOCK', 'SLACK', 'MODES', 'plan_together', 'merge_rows', 'meet', 'world', 'is_rank0', 'Ranks']
+__all__ = ['TEAM', 'BLOCK', 'SLACK', 'MODES', 'plan_together', 'merge_rows', 'Met', 'meet', 'world', 'is_rank0', 'within',
+           'Ranks']
 
 # %% ../nbs/07_distributed.ipynb #meet-code
 TEAM = 32 # Ranks that exchange directly; more do it in teams
@@ -91,25 +94,31 @@ def merge_rows(
         if len(teams) > 1: team.broadcast([block]).wait()
     return rows
 
+class Met(NamedTuple):
+    "What came of a meeting"
+    record:Record # Merged, with its `ranks`
+    each:dict # Rank → its own record on the same columns, if that was asked for
+    notes:list # What is not in the merged record, or not quite where it belongs: one sentence each
+
 def meet(
     record:Record, # What this rank recorded
     store, rank:int, size:int, # As for `plan_together`
     limit:float, # Seconds to wait for the other ranks
     each:bool=False # Every rank's record beside the merged one?
-) -> tuple[Record, dict]: # Merged, with its `ranks`; rank → its own record, on the same columns, if asked for
+) -> Met: # `RuntimeError` where this rank came too late, or another one left in the middle
     "What all ranks recorded, on each of them; to be called by all"
     h = head(record)
     plan = plan_together(store, rank, size, h, limit)
     ranks = plan['ranks']
     if rank not in ranks:
-        raise RuntimeError(plan['left'].get(str(rank), f"came more than {limit:g} s after the first rank") + f"; {listed(ranks)} merged without it")
-    if rank == ranks[0]: say(plan, record.what, limit)
+        why = plan['left'].get(str(rank), f"came more than {limit:g} s after the first rank")
+        raise RuntimeError(f"it {why}, and {listed(ranks)} merged without it")
     rows, several = placed(record, plan, h), {}
     if each:
         stacked = _gathered(_group(store, 'each', ranks, rank, limit), rows) if len(ranks) > 1 else rows[None]
         rows, several = merge(stacked), {r: as_record(o, record, plan, [r]) for r, o in zip(ranks, stacked)}
     else: rows = merge_rows(store, ranks, rank, rows, limit)
-    return as_record(rows, record, plan, ranks), several
+    return Met(as_record(rows, record, plan, ranks), several, notes(plan, limit))
 
 # %% ../nbs/07_distributed.ipynb #ranks-code
 MODES = 'merge', 'each', 'local'
@@ -122,6 +131,19 @@ def world() -> tuple[int, int]: # Rank of this process, number of processes
 def is_rank0() -> bool:
     "Is this the process that writes files?"
     return not (world()[0] or rank_distrib())
+
+def within(seconds, do):
+    "What `do()` returns, in a thread of its own so that nothing it waits for can hold up training longer"
+    res = []
+    def run():
+        try: res.extend((do(), None))
+        except BaseException as e: res.extend((None, e))
+    thread = Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not res: raise TimeoutError(f"no answer within {seconds:g} s")
+    if res[1]: raise res[1]
+    return res[0]
 
 class Ranks:
     "Brings what the ranks recorded for one callback together"
@@ -143,7 +165,8 @@ class Ranks:
     def meet(self,
         name:str, # Of the callback
         read, # () → the `Record` of this rank; not called where there is nothing to merge
-        version # Of that
+        version, # Of that
+        back=lambda rec: rec # Merged `Record` → what the callback offers
     ):
         "Merge the ranks' records: to be called on all of them"
         rank, size = world()
@@ -152,12 +175,15 @@ class Ranks:
         local = read()
         try:
             store = dist.distributed_c10d._get_default_store()
-            store = store.clone() if hasattr(store, 'clone') else store  # a connection of its own: waiting holds up nobody
+            if hasattr(store, 'clone'): store = within(self.limit, store.clone)  # a connection of its own: waiting holds up nobody
             store = dist.PrefixStore(f'fastai_actstats/{name}/{self.fit}/{self.meetings}', store)
-            merged, several = meet(local, store, rank, size, self.limit, self.mode == 'each')
+            met = within(4*self.limit + SLACK, lambda: meet(local, store, rank, size, self.limit, self.mode == 'each'))
         except Exception as e:
-            warnings.warn(f"{local.what}: the record holds rank {rank} only: {e or type(e).__name__}", stacklevel=3)
-        else: self.version, self.merged, self.several = version, merged, several
+            warnings.warn(f"{local.what}: the record holds what rank {rank} recorded, and no other: {e or type(e).__name__}", stacklevel=3)
+        else:
+            self.version, self.merged, self.several = version, back(met.record), {r: back(o) for r, o in met.each.items()}
+            if rank == met.record.ranks[0]:
+                for note in met.notes: warnings.warn(f"{local.what}: {note}", stacklevel=3)
 
     def record(self, local:Record, version) -> Record:
         "The merged record, or the local one where there is newer"

@@ -25,7 +25,8 @@ from .record import Record
 from .ring import COLUMN
 
 # %% auto #0
-__all__ = ['spans', 'Cell', 'grid', 'head', 'agree', 'digest', 'placed', 'as_record', 'merge_records', 'listed', 'say', 'ByRank']
+__all__ = ['spans', 'Cell', 'grid', 'head', 'agree', 'digest', 'placed', 'as_record', 'merge_records', 'listed', 'notes',
+           'ByRank']
 
 # %% ../nbs/06_ranks.ipynb #timeline-code
 def spans(
@@ -119,12 +120,13 @@ def placed(
 ) -> torch.Tensor: # float64 [T, L, B+9] in the columns and layers of `plan`
     "A rank's rows where they belong in the merged record"
     rows = empty(len(plan['columns']), len(plan['layers']), bins=record.bins)
-    layers = torch.tensor([plan['layers'].index(n) for n in record.layers], dtype=torch.int64)
-    place = pd.Series(plan['places'][digest(h)], dtype=int)
-    nth = place.groupby(place).cumcount()
-    for k in range(nth.max() + 1 if len(nth) else 0):
-        own = torch.from_numpy(np.flatnonzero(nth == k))
-        at, new = torch.from_numpy(place.to_numpy())[own][:, None], record.summary.rows[own]
+    where = {n: i for i, n in enumerate(plan['layers'])}
+    layers = torch.tensor([where[n] for n in record.layers], dtype=torch.int64)
+    place = np.array(plan['places'][digest(h)], int)
+    nth = pd.Series(place).groupby(place).cumcount().to_numpy()
+    for k in range(nth.max(initial=-1) + 1):
+        own = np.flatnonzero(nth == k)
+        at, new = torch.from_numpy(place[own])[:, None], record.summary.rows[own]
         rows[at, layers] = merge(torch.stack([rows[at, layers], new])) if k else new
     return rows
 
@@ -139,19 +141,19 @@ def merge_records(
     "The record that one process would have made of all the ranks' batches"
     heads = {r: head(rec) for r, rec in records.items()}
     plan, some = agree(heads), records[min(records)]
-    say(plan, some.what)
+    for note in notes(plan): warnings.warn(f"{some.what}: {note}", stacklevel=2)
     return as_record(merge(torch.stack([placed(records[r], plan, heads[r]) for r in plan['ranks']])), some, plan, plan['ranks'])
 
 def listed(ranks): return f"rank{'s'*(len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
-def say(plan, what, limit=0):
-    "Name what is not in the merged record, or not quite where it belongs"
+def notes(plan, limit=0) -> list:
+    "What is not in the merged record, or not quite where it belongs: one sentence each"
+    res = [f"rank {rank} {why}: it is left out of the merged record" for rank, why in plan['left'].items()]
     if missing := plan.get('missing'):
-        warnings.warn(f"{what}: {listed(missing)} did not answer within {limit:g} s; what is recorded there is missing", stacklevel=3)
-    for rank, why in plan['left'].items(): warnings.warn(f"{what}: rank {rank} {why}; it is left out of the merged record", stacklevel=3)
-    if plan['across']:
-        warnings.warn(f"{what}: the columns of {listed(plan['across'])} lie across those of the merged record; "
-                      "each is merged into the one in which it begins", stacklevel=3)
+        res.append(f"{listed(missing)} did not answer within {limit:g} s: what {'they' if len(missing) > 1 else 'it'} recorded is missing")
+    if across := plan['across']:
+        res.append(f"columns of {listed(across)} lie across those of the merged record: each is merged into the one in which it begins")
+    return res
 
 # %% ../nbs/06_ranks.ipynb #by-rank-code
 class ByRank(Mapping):

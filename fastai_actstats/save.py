@@ -12,8 +12,8 @@ import warnings
 from pathlib import Path
 
 from fastai.basics import Callback
-from fastai.torch_core import rank_distrib
 
+from .distributed import is_rank0
 from .record import Record
 
 # %% auto #0
@@ -25,7 +25,7 @@ class SaveRecord(Callback):
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one, without
     it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`. A file that can't be written is warned
-    of, once a fit, and training goes on."""
+    of, once a fit, and training goes on. Of processes that train together all must have it; the first one writes."""
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,
@@ -40,7 +40,11 @@ class SaveRecord(Callback):
         if self.run and not self.records():
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: no callback of the learner records, as ActStats does")
 
-    def after_epoch(self): self.write()
+    def after_epoch(self):
+        for cb in self.learn.cbs:
+            if hasattr(cb, 'merge_ranks'): cb.merge_ranks()  # all ranks pass here
+        self.write()
+
     def after_fit(self): self.write()  # of an epoch that was cut short
 
     def records(self) -> dict: # Callback's name → `Record`
@@ -55,8 +59,8 @@ class SaveRecord(Callback):
 
     def write(self):
         "Write what is new"
-        for name, rec in self.records().items():  # read on every rank, where reading one merges them
-            if rank_distrib() or rec is self._last.get(name) or not len(rec): continue
+        for name, rec in self.records().items():
+            if not is_rank0() or rec is self._last.get(name) or not len(rec): continue
             try: rec.save(self.file(name), self.notes)
             except Exception as e:
                 if not self._failed: warnings.warn(f"{self.file(name)} was not written: {e}", stacklevel=2)

@@ -20,7 +20,7 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats.all import ActStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, SaveRecord
 from fastai_actstats.demo import _mnist_5000, reference_cnn
 
 SEED, BS, LR = 42, 16, 6e-2
@@ -31,8 +31,8 @@ def digits():
     if DIGITS is None:
         x, y = _mnist_5000()
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(SEED))
-        x = torch.tensor(x, dtype=torch.float32).view(-1, 1, 28, 28)[order]
-        DIGITS = torch.utils.data.TensorDataset((x - x.mean())/x.std(), torch.tensor(y, dtype=torch.int64)[order])
+        x = torch.tensor(x.copy(), dtype=torch.float32).view(-1, 1, 28, 28)[order]
+        DIGITS = torch.utils.data.TensorDataset((x - x.mean())/x.std(), torch.tensor(y.tolist())[order])
     return DIGITS
 
 def batches(rank, size, n):
@@ -103,14 +103,15 @@ def equal(rank, size):
     "Two epochs with and without; every value kept"
     runs = {}
     for on in (False, True):
-        stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS)
-        learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep] if on else [])
+        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS), GradStats(), DeadUnits()
+        learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep, grads, units] if on else [])
         warned = said(lambda: learn.fit(2, LR))
         runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)), values=[v for row in learn.recorder.values for v in row],
                         weights=[p.detach().clone() for p in learn.model.parameters()], random=torch.rand(3))
     same = all(str(runs[False][k]) == str(runs[True][k]) if k == 'values' else
                all(map(torch.equal, runs[False][k], runs[True][k])) for k in runs[True])
-    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same, warned=warned,
+    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same, warned=warned, grad=grads.record, units=units.record,
+                relu=units.recorder.record,
                 by_rank=dict(stats.by_rank))
 
 def each(rank, size):
@@ -135,12 +136,13 @@ def two_fits(rank, size):
             seen.append(stats.record.ranks)
             stats.merge_ranks()
             seen.append((stats.record.ranks, int(stats.record.count.sum())))
-    cbs = [stats, GradientAccumulation(2*BS), MixedPrecision(amp_mode=AMPMode.BF16), Merge()]
+    saved = Path(sys.argv[1])/'saved'/f'{rank}.npz'
+    cbs = [stats, GradientAccumulation(2*BS), MixedPrecision(amp_mode=AMPMode.BF16), Merge(), SaveRecord(saved)]
     learn = learner(ddp(model()), loaders(batches(rank, size, 8)), cbs)
     learn.fit(2, LR)
     learn.fit(1, LR)
     learn.validate()
-    return dict(record=stats.record, local=stats.recorder.record, seen=seen)
+    return dict(record=stats.record, local=stats.recorder.record, seen=seen, saved=[f.name for f in saved.parent.iterdir()])
 
 def uneven(rank, size):
     "The first rank has 5 batches an epoch, the others 8; gradients are averaged as long as all have batches"
@@ -212,7 +214,7 @@ def killed(rank, size, victim=None):
     "The last rank is killed in the middle of the second epoch"
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others when one is gone: here they shall have their say
     victim, stats = size - 1 if victim is None else victim, ActStats()
-    stats.ranks.limit = 2.
+    stats.ranks.limit = 12.  # longer than those wait who are in a collective with living ranks when another one has left it
     cbs = [stats, At(6, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank == victim else None)]
     learn, start = learner(ddp(model()), loaders(batches(rank, size, 4)), cbs), time.monotonic()
     try: learn.fit(3, LR)
@@ -225,19 +227,19 @@ def killed_first(rank, size): return killed(rank, size, 0)
 
 def gone(rank, size):
     "The last rank is killed between its last step and the meeting"
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    class Die(Callback):
+        order = -21
+        def after_fit(self):
+            if rank == size - 1: os.kill(os.getpid(), signal.SIGKILL)
     stats = ActStats()
     stats.ranks.limit = 1.
-    cbs = [stats, At(4, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank == size - 1 else None)]
-    dls = loaders(batches(rank, size, 4))
-    learn = learner(model(), dls, cbs)
-    warned = said(lambda: learn.fit(1, LR))
+    warned = said(lambda: learner(ddp(model()), loaders(batches(rank, size, 4)), [stats, Die()]).fit(1, LR))
     return dict(record=stats.record, local=stats.recorder.record, warned=warned)
 
 def main(out, *scenarios):
     warnings.filterwarnings('ignore')
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', timeout=timedelta(seconds=15))
+    dist.init_process_group('gloo', timeout=timedelta(seconds=8 if 'killed' in scenarios else 40))
     rank, size = dist.get_rank(), dist.get_world_size()
     for name in scenarios:
         result = globals()[name](rank, size)

@@ -1,0 +1,220 @@
+"""Several processes, one record: real processes under torchrun, with gloo on the CPU. Their side is distributed_worker.py."""
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+import distributed_worker as worker
+from fastai_actstats.all import ActStats, DeadUnits, GradStats
+from fastai_actstats.kernels.eager import MAX, MEAN, MIN
+from fastai_actstats.summary import Summary
+
+WORKER, LIMIT = ROOT/'tests'/'distributed_worker.py', 170
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+def environment(**more):
+    path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
+    return dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=path, **{k: str(v) for k, v in more.items()})
+
+def torchrun(*args): return [sys.executable, '-m', 'torch.distributed.run', *map(str, args)]
+
+def run(commands, out, expect=0):
+    "Run the commands side by side, and give what their processes left: (scenario, rank) → result"
+    out.mkdir(parents=True, exist_ok=True)
+    logs = [open(out/f'{i}.log', 'w') for i in range(len(commands))]
+    started = [subprocess.Popen(c, env=env, cwd=out, stdout=log, stderr=log, start_new_session=True)
+               for (c, env), log in zip(commands, logs)]
+    end = time.monotonic() + LIMIT
+    try: codes = [p.wait(max(1, end - time.monotonic())) for p in started]
+    finally:
+        for p in started:
+            if p.poll() is None: os.killpg(p.pid, signal.SIGKILL)
+        for log in logs: log.close()
+    said = '\n'.join((out/f'{i}.log').read_text()[-3000:] for i in range(len(commands)))
+    if expect is not None: assert codes == [expect]*len(codes), said
+    return {(f.name.split('.')[0], int(f.suffix[1:])): pickle.loads(f.read_bytes()) for f in out.iterdir() if f.is_file() and f.suffix != '.log'}
+
+def launched(out, size, *scenarios, expect=0):
+    return run([(torchrun('--standalone', '--nproc-per-node', size, WORKER, out, *scenarios), environment())], out, expect)
+
+def plain(out, size, *scenarios, expect=None):
+    "Without torchrun, as a batch system starts them"
+    env = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port(), WORLD_SIZE=size)
+    return run([([sys.executable, str(WORKER), str(out), *scenarios], environment(RANK=r, **env)) for r in range(size)], out, expect)
+
+def of(results, scenario):
+    return [results[key] for key in sorted(results) if key[0] == scenario]
+
+def alike(a, b):
+    "The same counts, and the same moments but for rounding"
+    np.testing.assert_array_equal(a.columns, b.columns)
+    assert a.layers == b.layers
+    a, b = a.summary.rows, b.summary.rows
+    assert torch.equal(a[..., :MEAN], b[..., :MEAN]) and torch.equal(a[..., [MIN, MAX]], b[..., [MIN, MAX]])
+    np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+
+def equals_what_was_kept(rec, results):
+    "Is each training column that of all values that the ranks kept at its step?"
+    for i, layer in enumerate(worker.LAYERS):
+        one = rec.train[layer]
+        for t in range(len(one)):
+            parts = [r['kept'][t][layer].flatten() for r in results if len(r['kept']) > t]
+            x = torch.cat(parts)
+            wide = x.double().numpy()
+            np.testing.assert_allclose([one.mean[t, 0], one.std[t, 0]], [wide.mean(), wide.std(ddof=1)], rtol=1e-6, atol=1e-9)
+            assert (one.min[t, 0], one.max[t, 0], one.count[t, 0]) == (wide.min(), wide.max(), wide.size)
+            assert torch.equal(one.summary.counts[t, 0], Summary.of(x, rec.bins).counts)
+            assert one.near_zero[t, 0] == (x.abs() <= 0.05).double().mean()
+
+@pytest.fixture(scope='module')
+def two(tmp_path_factory):
+    return launched(tmp_path_factory.mktemp('two'), 2, 'equal', 'each', 'local', 'two_fits', 'uneven', 'never', 'too_late', 'trainer', 'fsdp')
+
+def agree(results):
+    "All ranks hold the same record, to the last bit"
+    first = results[0]['record']
+    for r in results[1:]:
+        assert torch.equal(r['record'].summary.rows, first.summary.rows) and (r['record'].columns == first.columns).all()
+    assert first.ranks == tuple(range(len(results)))
+    return first
+
+@pytest.mark.xdist_group('distributed')
+class TestTwo:
+    def test_equals_one_process_that_sees_the_same_batches(self, two):
+        "gradients of two halves, averaged or accumulated, are the same numbers: so the whole run is"
+        from fastai.callback.training import GradientAccumulation
+        results = of(two, 'equal')
+        rec = agree(results)
+        stats, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), GradStats(), DeadUnits()
+        order = [j for i in range(6) for rank in range(2) for j in worker.batches(rank, 2, 6)[i*worker.BS:(i + 1)*worker.BS]]
+        learn = worker.learner(worker.model(), worker.loaders(order), [stats, grads, units, GradientAccumulation(2*worker.BS)])
+        learn.fit(2, worker.LR)
+        alike(rec.train, stats.record.train)
+        alike(results[1]['grad'], grads.record)
+        for r in results:
+            for n in units.record.layers:
+                assert (r['units'].alive[n] == units.record.alive[n]).all() and (r['units'].seen[n] == units.record.seen[n]).all()
+                assert (r['units'].dead(n) == units.record.dead(n)).all() and (r['units'].fates[n] == units.record.fates[n]).all()
+        assert len(rec.valid) == 4 and (rec.valid.count == 2*stats.record.valid.count).all()
+
+    def test_equals_what_was_kept(self, two):
+        results = of(two, 'equal')
+        equals_what_was_kept(agree(results), results)
+
+    def test_invisible(self, two):
+        for r in of(two, 'equal'): assert r['same'] and not r['warned']
+
+    def test_each(self, two):
+        results = of(two, 'each')
+        rec = agree(results)
+        for r in results:
+            assert list(r['by_rank']) == [0, 1] and len(r['df']) == 2*len(rec)*len(rec.layers)
+            assert torch.equal(sum(o.summary.counts for o in r['by_rank'].values()), rec.summary.counts)
+            assert (r['by_rank'][1]['0.0'].std > 2*r['by_rank'][0]['0.0'].std).all() and r['distance'].loc['0.0', 1] > .3
+
+    def test_local(self, two):
+        for rank, r in enumerate(of(two, 'local')):
+            assert r['record'].ranks == (rank,) and r['record'] is r['local']
+
+    def test_accumulation_and_bf16_over_two_fits(self, two):
+        results = of(two, 'two_fits')
+        rec = agree(results)
+        merged = sum(r['local'].summary.counts for r in results)
+        assert torch.equal(rec.summary.counts, merged) and rec.fits.tolist()[-1] == 1 and rec.columns['steps'].tolist() == [2]*6
+        assert results[0]['saved'] == ['0.npz']  # written by the first rank only
+        for rank, r in enumerate(results):
+            totals = [o[1] for o in r['seen'] if isinstance(o[0], tuple)]
+            assert totals[1] == 2*totals[0] and totals[2] == 3*totals[0] and r['seen'][0] == (rank,) and r['seen'][1][0] == (0, 1)
+
+    def test_a_rank_with_fewer_batches(self, two):
+        "its k-th batch of an epoch goes with the others' k-th, though it counts other steps"
+        results = of(two, 'uneven')
+        rec = agree(results)
+        train = rec.train
+        assert train.steps.tolist() == [[i, i] for i in range(24)] and train.epochs.tolist() == [i//8 for i in range(24)]
+        both = train.count[:, 0] == 2*train.count[5, 0]
+        assert both.tolist() == [i % 8 < 5 for i in range(24)]
+        for r, n in zip(results, (5, 8)):
+            assert len(r['kept']) == 3*n
+            r['kept'] = [o for e in range(3) for o in [*r['kept'][e*n:(e + 1)*n], *[{l: torch.zeros(0) for l in worker.LAYERS}]*(8 - n)]]
+        equals_what_was_kept(rec, results)
+        assert rec.valid.epochs.tolist() == [0]*3 + [1]*3 + [2]*3 and rec.valid.steps[:, 0].tolist() == [7]*3 + [15]*3 + [23]*3
+        assert results[0]['warned'] == results[1]['warned'] == []
+
+    def test_a_layer_that_ran_on_one_rank_only(self, two):
+        results = of(two, 'never')
+        rec = agree(results)
+        some = rec.count[:, rec.layers.index('some')]
+        assert (some == results[0]['local']['some'].count[:, 0]).all() and (some > 0).all()
+        assert not rec['never'].count.any() and np.isnan(rec['never'].mean).all()
+        assert (rec['stem'].count == 2*some[:, None]).all() and not results[0]['warned']
+
+    def test_one_that_comes_too_late_is_named_and_back_in_the_next_fit(self, two):
+        first, last = of(two, 'too_late')
+        assert first['record'].ranks == (0,) and last['record'].ranks == (1,) and last['record'] is last['local']
+        assert first['warned'] == ['activations: rank 1 did not answer within 0.5 s: what it recorded is missing']
+        assert len(last['warned']) == 1 and 'it came more than 0.5 s after the first rank, and rank 0 merged without it' in last['warned'][0]
+        assert first['again'] == last['again'] == (0, 1)
+
+    def test_fastais_distributed_trainer(self, two):
+        "hooks survive the wrapping and the conversion of batchnorm; names are the user's"
+        results = of(two, 'trainer')
+        rec = agree(results)
+        assert rec.layers == ['0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.0', '3.1', '4.0'] and rec.info['0.1']['type'] == 'SyncBatchNorm'
+        assert torch.equal(rec.summary.counts, sum(r['local'].summary.counts for r in results)) and len(rec) == 8
+        assert [r['hooks'] for r in results] == [0, 0] and (rec.count > 0).all()
+
+    def test_fsdp2(self, two):
+        results = of(two, 'fsdp')
+        rec = agree(results)
+        assert rec.layers == ['0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.0', '3.1', '4.0'] and (rec.count > 0).all()
+        assert torch.equal(rec.summary.counts, sum(r['local'].summary.counts for r in results))
+
+def test_four_processes_and_one_is_killed(tmp_path):
+    results = launched(tmp_path, 4, 'equal', 'killed', expect=None)
+    equal = of(results, 'equal')
+    assert len(equal) == 4 and all(r['same'] and not r['warned'] for r in equal)
+    equals_what_was_kept(agree(equal), equal)
+    killed = of(results, 'killed')
+    assert len(killed) == 3  # who was killed left nothing
+    for rank, r in enumerate(killed):
+        assert r['alone'].ranks == (rank,) and r['alone'].steps[-1].tolist() == [5, 5] and r['record'].ranks == (0, 1, 2)
+        assert torch.equal(r['record'].summary.counts, sum(o['alone'].summary.counts for o in killed)) and r['seconds'] < 60
+    assert sum((r['warned'] for r in killed), []) == ['activations: rank 3 did not answer within 12 s: what it recorded is missing']
+
+def test_a_rank_gone_before_the_meeting(tmp_path):
+    first, = of(plain(tmp_path, 2, 'gone'), 'gone')
+    assert first['record'].ranks == (0,) and len(first['record']) == 4
+    assert first['warned'] == ['activations: rank 1 did not answer within 1 s: what it recorded is missing']
+
+def test_the_rank_that_holds_the_store_is_killed(tmp_path):
+    "then there is nobody to ask, and each one keeps its own"
+    r, = of(plain(tmp_path, 2, 'killed_first'), 'killed_first')
+    assert r['record'].ranks == (1,) and len(r['record']) == 6 and r['seconds'] < 40
+    assert len(r['warned']) == 1 and 'the record holds what rank 1 recorded, and no other' in r['warned'][0]
+
+def test_two_hosts_and_ten_seconds_late(tmp_path):
+    "two launchers with addresses of their own, through the rendezvous"
+    port = free_port()
+    hosts = [(torchrun('--nnodes', 2, '--nproc-per-node', 1, '--rdzv-backend', 'c10d', '--rdzv-endpoint', f'127.0.0.2:{port}',
+                       '--rdzv-id', 'test', '--local-addr', address, WORKER, tmp_path, 'equal', 'late'), environment(HOST=address))
+             for address in ('127.0.0.2', '127.0.0.3')]
+    results = run(hosts, tmp_path)
+    equal, late = of(results, 'equal'), of(results, 'late')
+    assert {r['host'] for r in equal} == {'127.0.0.2', '127.0.0.3'}
+    equals_what_was_kept(agree(equal), equal)
+    rec = agree(late)
+    assert torch.equal(rec.summary.counts, sum(r['local'].summary.counts for r in late))
+    assert all(not r['warned'] and r['seconds'] > 10 for r in late)
