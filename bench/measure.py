@@ -1,0 +1,49 @@
+"""What the benchmarks share: settings, measuring in alternation, and writing what was measured with where and how."""
+import json
+import platform
+import statistics
+import sys
+import time
+from configparser import ConfigParser
+from pathlib import Path
+
+import torch
+
+HERE = Path(__file__).parent
+
+def settings(section='bench'):
+    ini = ConfigParser()
+    ini.read(HERE.parent/'settings.ini')
+    return ini[section]
+
+def numbers(name): return [int(v) for v in settings()[name].split()]
+
+def alternate(ways:dict, rounds:int, clock=time.perf_counter, sync=None) -> dict: # name → seconds of each round
+    "Run every way once a round, so that a busy machine is as unkind to all; the first round warms up and does not count"
+    times = {name: [] for name in ways}
+    for i in range(rounds + 1):
+        for name, run in ways.items():
+            start = clock()
+            run()
+            if sync: sync()
+            if i: times[name].append(clock() - start)
+    return times
+
+def spread(times):
+    "Median, and the quartiles around it"
+    q = statistics.quantiles(times, n=4) if len(times) > 1 else times*3
+    return dict(median=statistics.median(times), low=q[0], high=q[2])
+
+def machine():
+    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), '') \
+        if Path('/proc/cpuinfo').exists() else platform.processor()
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return dict(cpu=cpu, threads=torch.get_num_threads(), gpu=gpu, python=platform.python_version(), torch=torch.__version__)
+
+def write(name:str, rows:list):
+    "The measured rows to `bench/results/NAME.json`, with machine, versions and command"
+    import fastai, numba
+    made = dict(command=f"python bench/{name}.py", machine=machine(), versions=dict(fastai=fastai.__version__, numba=numba.__version__),
+                date=time.strftime('%Y-%m-%d'), rows=rows)
+    (HERE/'results').mkdir(exist_ok=True)
+    (HERE/'results'/f'{name}.json').write_text(json.dumps(made, indent=1) + '\n')
