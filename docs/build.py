@@ -1,7 +1,8 @@
 """Build the documentation site from README, notebooks and docstrings: `python docs/build.py [FOLDER]`, `_site` if none is given.
 
-Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. A broken link, a missing
-picture or a public name without a page ends the build with an error."""
+Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. Pages open as files too; search
+wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture or a public name without a page
+ends the build with an error."""
 import base64
 import html
 import importlib
@@ -49,6 +50,8 @@ def output(o, name, folder):
     return f'```text\n{shown}\n```' if shown else ''
 
 # docstrings
+
+EVENT = re.compile('(before|after)_')  # fastai calls these methods of a callback, users do not
 
 def public_modules():
     "Name → module, of every module that makes names public"
@@ -105,7 +108,8 @@ def entry(name, obj):
         parts = [f"## `{call(name, obj)}` {{#{name}}}", doc(obj), parameters(obj)]
         for attr, raw in vars(obj).items():
             raw_function = inspect.isfunction(raw) or isinstance(raw, (classmethod, staticmethod, property)) or hasattr(raw, 'func')
-            if not attr.startswith('_') and raw_function:
+            if attr.startswith('_') or EVENT.match(attr) and not doc(raw): continue
+            if raw_function:
                 parts.append(member(name, attr, property(raw.func) if hasattr(raw, 'func') and not inspect.isfunction(raw) else raw))
         return '\n\n'.join(parts)
     if callable(obj): return f"## `{call(name, obj)}` {{#{name}}}\n\n{doc(obj)}\n\n{parameters(obj)}"
@@ -157,7 +161,7 @@ def build(out=ROOT/'_site'):
         checks = dict(nav=dict(omitted_files='warn', not_found='warn'), links=dict(not_found='warn', anchors='warn', unrecognized_links='warn'))
         config = load_config(str(empty), docs_dir=str(pages), site_dir=str(out), nav=nav, strict=True, validation=checks,
                              theme=dict(name='material', font=False, features=['navigation.tabs', 'navigation.top', 'toc.follow', 'search.highlight']),
-                             plugins=['search', 'offline'], extra_css=['extra.css'], use_directory_urls=False,
+                             plugins=['search'], extra_css=['extra.css'], use_directory_urls=False,
                              markdown_extensions=['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight', 'pymdownx.superfences'])
         config.plugins.run_event('startup', command='build', dirty=False)
         mkdocs_build(config)
