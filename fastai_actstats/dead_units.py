@@ -17,7 +17,7 @@ from .callback import StatsCallback
 from .layers import choose, named_layers
 from .ring import Ring
 from .units import ALIVE, UnitRecord, activation_kind, alive
-from .watch import Recorder, Tap
+from .watch import Recorder, Tap, aside
 
 # %% auto #0
 __all__ = ['MOST_CALLS', 'channel_axis', 'makers', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
@@ -238,7 +238,7 @@ class DeadUnits(StatsCallback):
     def before_train(self): self._whole = True
     def after_cancel_train(self): self._whole = False
     def after_train(self):
-        if self._whole and not self._aside(): self.recorder.end_epoch()
+        if self._whole and not aside(self.learn): self.recorder.end_epoch()
 
     @property
     def record(self) -> UnitRecord: return self.recorder.record  # what has been recorded so far, on the host

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['WRAPPERS', 'named_layers', 'choose', 'first_float']
+__all__ = ['WRAPPERS', 'named_layers', 'choose', 'follows', 'first_float']
 
 # %% ../nbs/01_layers.ipynb #named-layers
 WRAPPERS = 'module', '_orig_mod', '_checkpoint_wrapped_module', '_fsdp_wrapped_module'
@@ -68,6 +68,21 @@ def choose(
     if not res:
         what = 'leaf modules with parameters' if layers is None else f'{layers!r}'
         raise ValueError(f"layers={what} matches none of the {len(every)} layers of the model: {_listed(every)}")
+    return res
+
+# %% ../nbs/01_layers.ipynb #follows
+def follows(
+    model:nn.Module # The model, wrapped or not
+) -> dict[str, str]: # Dotted name → class name; only layers in an `nn.Sequential` have one
+    "The class of the module that takes a layer's output, past dropout and identity"
+    names, res = {m: n for n, m in named_layers(model).items()}, {}
+    def end(m, i):
+        while isinstance(m, nn.Sequential) and len(m): m = m[i]
+        return m
+    for seq in filter(lambda m: isinstance(m, nn.Sequential), names):
+        kids = [m for m in seq if not isinstance(m, (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd))]
+        for a, b in zip(kids, kids[1:]): res.setdefault(names.get(end(a, -1)), type(end(b, 0)).__name__)
+    res.pop(None, None)
     return res
 
 # %% ../nbs/01_layers.ipynb #first-float

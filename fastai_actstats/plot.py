@@ -186,7 +186,8 @@ def plot_stats(
     for ax, name in zip(axs, stats):
         values = getattr(rec, name)
         for i in range(L):
-            sns.lineplot(x=middle, y=values[:, i], ax=ax, color=palette[i], lw=1.3, label=layer_title(rec, i), legend=False, errorbar=None)
+            ran = ~np.isnan(values[:, i])
+            ax.plot(middle[ran], values[ran, i], color=palette[i], lw=1.3, label=layer_title(rec, i))
         mark_epochs(ax, rec, edges, 'gray')
         ax.set(title=STATS.get(name, name), xlabel=step_label(rec), ylabel='', xlim=(edges[0], edges[-1]))
         if name == 'near_zero':

@@ -1,0 +1,125 @@
+"""What the loggers wrote, read back with TensorBoard's own reader and from the file of an offline W&B run."""
+import json
+import struct
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, TensorBoardStats, WandbStats, WeightStats
+
+def read_events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    return EventAccumulator(str(folder), size_guidance={'scalars': 0, 'histograms': 0}).Reload()
+
+def read_wandb(path):
+    "History rows of a run's file: a log of blocks of 32 KiB, each record in one piece or several"
+    from wandb.proto.wandb_internal_pb2 import Record
+    data, at, part, rows = path.read_bytes(), 7, b'', []
+    while at + 7 <= len(data):
+        left = 32768 - at % 32768
+        if left < 7: at += left; continue
+        _, size, kind = struct.unpack('<IHB', data[at:at + 7])
+        if not kind: break
+        part += data[at + 7:at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):
+            rec, part = Record.FromString(part), b''
+            if rec.HasField('history'): rows.append({'.'.join(i.nested_key) or i.key: json.loads(i.value_json) for i in rec.history.item})
+    return rows
+
+@pytest.fixture
+def wandb_run(tmp_path, monkeypatch):
+    for name, value in (('WANDB_MODE', 'offline'), ('WANDB_DIR', str(tmp_path)), ('WANDB_SILENT', 'true')): monkeypatch.setenv(name, value)
+    import wandb
+    run = wandb.init(project='test', dir=tmp_path)
+    def close():
+        run.finish()
+        return read_wandb(next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p)))
+    yield close
+    run.finish()
+
+def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
+    learn = learner([ActStats(range=(-.5, .5), phase='both'), GradStats(), WeightStats(), DeadUnits(), TensorBoardStats(tmp_path)])
+    learn.fit(2, 1e-2)
+    events, rec = read_events(tmp_path), learn.act_stats.record
+    assert len(rec.train) == 28 and set(events.Tags()['histograms']) >= {'activations/0.0', 'valid/activations/0.0', 'gradients/0.0', 'updates/0.0.weight'}
+    for layer in rec.layers:
+        for stat in ('mean', 'std', 'near_zero'):
+            seen = events.Scalars(f'activations/{layer}/{stat}')
+            assert [e.step for e in seen] == list(range(28))
+            np.testing.assert_allclose([e.value for e in seen], getattr(rec.train[layer], stat)[:, 0], rtol=1e-6)
+        epochs = events.Histograms(f'activations/{layer}')
+        assert [e.step for e in epochs] == [13, 27]
+        for i, e in enumerate(epochs):
+            one, h = rec.train[layer].epoch(i).merged(), e.histogram_value
+            x = np.array(h.bucket), np.array(h.bucket_limit)
+            assert h.num == one.count[0, 0] == x[0].sum() and (np.diff(x[1]) > 0).all()
+            inner = x[0][(x[1] > rec.edges[0]) & (x[1] <= rec.edges[-1])]
+            assert inner.tolist() == one.hist[0, 0].tolist()
+            assert (h.min, h.max) == (one.min[0, 0], one.max[0, 0])
+            np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2], [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-4)
+    assert any(t.startswith('units/') for t in events.Tags()['scalars'])
+
+def test_it_logs_each_step_once_even_when_the_ring_is_full(learner, tmp_path):
+    learn = learner([ActStats(capacity=8), TensorBoardStats(tmp_path, points=5)])
+    learn.fit(3, 1e-3)
+    steps = [e.step for e in read_events(tmp_path).Scalars('activations/0.0/mean')]
+    assert steps == sorted(set(steps)) and len(steps) <= 15
+    total = sum(e.histogram_value.num for e in read_events(tmp_path).Histograms('activations/0.0'))
+    assert total == learn.act_stats.record['0.0'].count.sum()
+
+def test_it_writes_where_fastais_callback_writes(learner, tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        from fastai.callback.tensorboard import TensorBoardCallback
+    learn = learner([ActStats(), TensorBoardCallback(tmp_path, trace_model=False, log_preds=False), TensorBoardStats()])
+    learn.fit(2, 1e-3)
+    events = read_events(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 1 and {'train_loss', 'activations/0.0/mean'} <= set(events.Tags()['scalars'])
+
+def test_reading_is_once_an_epoch(learner, tmp_path, monkeypatch):
+    learn = learner([ActStats(), TensorBoardStats(tmp_path)])
+    reads, recorder = [], type(learn.act_stats.recorder)
+    monkeypatch.setattr(recorder, '_read', lambda self, read=recorder._read: reads.append(self.step) or read(self))
+    learn.fit(2, 1e-3)
+    learn.validate()
+    assert reads == [14, 28]
+
+def test_wandb_has_what_was_recorded(learner, wandb_run):
+    learn = learner([ActStats(range=(-.5, .5)), WandbStats()])
+    learn.fit(2, 1e-2)
+    rows, rec = wandb_run(), learn.act_stats.record
+    seen = [(r['actstats/step'], r['activations/2.0/mean']) for r in rows if 'activations/2.0/mean' in r]
+    assert [s for s, _ in seen] == list(range(28))
+    np.testing.assert_allclose([v for _, v in seen], rec['2.0'].mean[:, 0])
+    histograms = [r['activations/2.0'] for r in rows if 'activations/2.0' in r]
+    assert len(histograms) == 2 and histograms[0]['_type'] == 'histogram'
+    one = rec['2.0'].epoch(0).merged()
+    assert sum(histograms[0]['values']) == one.count[0, 0] and set(one.hist[0, 0]) <= set(histograms[0]['values'])
+
+def test_wandb_beside_fastais_callback(learner, wandb_run):
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        from fastai.callback.wandb import WandbCallback
+    learn = learner([ActStats(), WandbCallback(log_preds=False), WandbStats()])
+    learn.fit(2, 1e-3)
+    rows = wandb_run()
+    assert sum('raw_loss' in r for r in rows) == 28  # none was dropped because of a step that went back
+    with_mean = [r for r in rows if 'activations/0.0/mean' in r]
+    assert len(with_mean) == 2 and all('activations/0.0' in r and 'valid_loss' in r for r in with_mean)
+
+def test_wandb_wants_a_run(learner):
+    with pytest.raises(ValueError, match='call wandb.init'): learner([ActStats(), WandbStats()]).fit(1)
+
+def test_everything_together_changes_no_bit_of_training(learner, tmp_path):
+    from fastai_actstats.all import LiveStats, StopOnTrouble
+    def weights(cbs):
+        learn = learner(cbs)
+        learn.fit_one_cycle(2, 1e-2)
+        return list(learn.model.state_dict().values()), learn.recorder.losses, torch.get_rng_state()
+    plain = weights([])
+    full = weights([ActStats(), GradStats(), WeightStats(), DeadUnits(), StopOnTrouble(every=5), TensorBoardStats(tmp_path),
+                    LiveStats(tmp_path/'a.png', every=0, budget=1.)])
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], full[0])) and plain[1] == full[1] and torch.equal(plain[2], full[2])
