@@ -4,7 +4,6 @@ Takes the extra `docs`. The site needs no network: its search, letters and pictu
 wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture or a public name without a page
 ends the build with an error."""
 import base64
-import html
 import importlib
 import inspect
 import json
@@ -19,6 +18,9 @@ from fastcore.docments import docments
 
 ROOT = Path(__file__).resolve().parent.parent
 TUTORIALS = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats', 'model_of_your_own')
+
+FEATURES = ['navigation.tabs', 'navigation.top', 'toc.follow', 'search.highlight']
+EXTENSIONS = ['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight', 'pymdownx.superfences']
 
 # notebooks
 
@@ -56,7 +58,8 @@ EVENT = re.compile('(before|after)_')  # fastai calls these methods of a callbac
 def public_modules():
     "Name → module, of every module that makes names public"
     package = importlib.import_module('fastai_actstats')
-    names = sorted(str(f.relative_to(ROOT/'fastai_actstats')).removesuffix('.py').replace('/', '.') for f in (ROOT/'fastai_actstats').rglob('*.py'))
+    folder = ROOT/'fastai_actstats'
+    names = sorted(str(f.relative_to(folder)).removesuffix('.py').replace('/', '.') for f in folder.rglob('*.py'))
     names = [n for n in names if n.split('.')[-1] not in ('__init__', '__main__', '_modidx', 'all')]
     return {n: importlib.import_module(f'{package.__name__}.{n}') for n in names}
 
@@ -133,18 +136,23 @@ def write_pages(pages):
     if (ROOT/'docs'/'images').exists(): shutil.copytree(ROOT/'docs'/'images', pages/'images')
     shutil.copy(ROOT/'docs'/'extra.css', pages)
     (pages/'index.md').write_text(home())
-    for name in TUTORIALS: (pages/'tutorials'/f'{name}.md').write_text(notebook_page(ROOT/'nbs'/'tutorials'/f'{name}.ipynb', pages/'tutorials'/'pictures'))
+    for name in TUTORIALS:
+        page = notebook_page(ROOT/'nbs'/'tutorials'/f'{name}.ipynb', pages/'tutorials'/'pictures')
+        (pages/'tutorials'/f'{name}.md').write_text(page)
     rooms = sorted((ROOT/'nbs').glob('*.ipynb'))
     notebooks = {re.sub(r'^\d+_', '', f.stem): f.stem for f in rooms}
     for f in rooms: (pages/'notebooks'/f'{f.stem}.md').write_text(notebook_page(f, pages/'notebooks'/'pictures'))
     modules = public_modules()
     for name, module in modules.items(): (pages/'reference'/f'{name}.md').write_text(reference_page(name, module, notebooks))
     everything = importlib.import_module('fastai_actstats.all')
-    where = {n: m for n in everything.__all__ for m, module in modules.items() if n in module.__all__}
+    here = lambda n, module: n in module.__all__ and getattr(module, n) is getattr(everything, n)
+    where = {n: m for n in everything.__all__ for m, module in modules.items() if here(n, module)}
     lost = set(everything.__all__) - set(where)
     if lost: raise SystemExit(f"public names without a page: {', '.join(sorted(lost))}")
-    lines = [f"| [`{n}`]({m}.md#{n}) | {cell(doc(getattr(everything, n)).split(chr(10))[0])} |" for n, m in sorted(where.items(), key=lambda o: o[0].lower())]
-    (pages/'reference'/'index.md').write_text('# Public names\n\nWhat `from fastai_actstats.all import *` brings.\n\n| name | what it is |\n|---|---|\n' + '\n'.join(lines) + '\n')
+    lines = ['# Public names', '', 'What `from fastai_actstats.all import *` brings.', '', '| name | what it is |', '|---|---|']
+    for n, m in sorted(where.items(), key=lambda o: o[0].lower()):
+        lines.append(f"| [`{n}`]({m}.md#{n}) | {cell(doc(getattr(everything, n)).split(chr(10))[0])} |")
+    (pages/'reference'/'index.md').write_text('\n'.join(lines) + '\n')
     return [{'Home': 'index.md'}, {'Tutorials': [f'tutorials/{n}.md' for n in TUTORIALS]},
             {'Reference': ['reference/index.md', *({n: f'reference/{n}.md'} for n in modules)]},
             {'Notebooks': [{f.stem: f'notebooks/{f.stem}.md'} for f in rooms]}]
@@ -153,6 +161,7 @@ def build(out=ROOT/'_site'):
     "Write the site to the folder `out`; any warning of mkdocs is an error"
     from mkdocs.commands.build import build as mkdocs_build
     from mkdocs.config import load_config
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(message)s')
     with tempfile.TemporaryDirectory() as temp:
         pages = Path(temp)/'pages'
         nav = write_pages(pages)
@@ -160,14 +169,12 @@ def build(out=ROOT/'_site'):
         empty.write_text('site_name: fastai_actstats\n')
         checks = dict(nav=dict(omitted_files='warn', not_found='warn'), links=dict(not_found='warn', anchors='warn', unrecognized_links='warn'))
         config = load_config(str(empty), docs_dir=str(pages), site_dir=str(out), nav=nav, strict=True, validation=checks,
-                             theme=dict(name='material', font=False, features=['navigation.tabs', 'navigation.top', 'toc.follow', 'search.highlight']),
-                             plugins=['search'], extra_css=['extra.css'], use_directory_urls=False,
-                             markdown_extensions=['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight', 'pymdownx.superfences'])
+                             theme=dict(name='material', font=False, features=FEATURES), plugins=['search'], extra_css=['extra.css'],
+                             use_directory_urls=False, markdown_extensions=EXTENSIONS)
         config.plugins.run_event('startup', command='build', dirty=False)
         mkdocs_build(config)
         config.plugins.run_event('shutdown')
     return Path(out)
 
 if __name__ == '__main__':
-    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(message)s')
     print(f"written to {build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT/'_site')}/index.html")
