@@ -17,7 +17,7 @@ from pathlib import Path
 from fastcore.docments import docments
 
 ROOT = Path(__file__).resolve().parent.parent
-TUTORIALS = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats', 'model_of_your_own')
+FIRST = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats', 'model_of_your_own')
 
 FEATURES = ['navigation.tabs', 'navigation.top', 'toc.follow', 'search.highlight']
 EXTENSIONS = ['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight', 'pymdownx.superfences']
@@ -32,7 +32,7 @@ def notebook_page(file, folder):
         shown = '\n'.join(line for line in source.splitlines() if not line.startswith('#|')).strip('\n')
         if '#| hide' in source or not shown: continue
         if cell['cell_type'] == 'markdown':
-            parts.append(re.sub(r'\((\w+)\.ipynb(#[\w-]*)?\)', r'(\1.md\2)', shown))
+            parts.append(re.sub(r'\]\(([\w./]+)\.ipynb(#[\w-]*)?\)', r'](\1.md\2)', shown))
             continue
         parts.append(f'```python\n{shown}\n```')
         parts += [output(o, f"{file.stem}-{cell['id']}-{i}.png", folder) for i, o in enumerate(cell['outputs'])]
@@ -128,15 +128,20 @@ def reference_page(name, module, notebooks):
 def home():
     text = (ROOT/'README.md').read_text().replace('docs/images/', 'images/')
     text = re.sub(r'\]\(nbs/tutorials/(\w+)\.ipynb\)', r'](tutorials/\1.md)', text)
-    return re.sub(r'\[([^\]]*)\]\((?!https?:|images/|tutorials/|#)[^)]*\)', r'\1', text)  # files of the repository that the site has not
+    return re.sub(r'\[([^\]]*)\]\((?!https?:|images/|tutorials/|docs/\w+\.md|#)[^)]*\)', r'\1', text)  # files of the repository that the site has not
 
 def write_pages(pages):
     "All pages as markdown in the folder `pages`; returns mkdocs' navigation"
     (pages/'tutorials').mkdir(parents=True); (pages/'reference').mkdir(); (pages/'notebooks').mkdir()
     if (ROOT/'docs'/'images').exists(): shutil.copytree(ROOT/'docs'/'images', pages/'images')
     shutil.copy(ROOT/'docs'/'extra.css', pages)
+    articles = sorted((ROOT/'docs').glob('*.md'))
+    if articles: (pages/'docs').mkdir()
+    for f in articles: shutil.copy(f, pages/'docs')
     (pages/'index.md').write_text(home())
-    for name in TUTORIALS:
+    written = [f.stem for f in (ROOT/'nbs'/'tutorials').glob('*.ipynb')]
+    tutorials = [*FIRST, *sorted(set(written) - set(FIRST))]
+    for name in tutorials:
         page = notebook_page(ROOT/'nbs'/'tutorials'/f'{name}.ipynb', pages/'tutorials'/'pictures')
         (pages/'tutorials'/f'{name}.md').write_text(page)
     rooms = sorted((ROOT/'nbs').glob('*.ipynb'))
@@ -153,9 +158,10 @@ def write_pages(pages):
     for n, m in sorted(where.items(), key=lambda o: o[0].lower()):
         lines.append(f"| [`{n}`]({m}.md#{n}) | {cell(doc(getattr(everything, n)).split(chr(10))[0])} |")
     (pages/'reference'/'index.md').write_text('\n'.join(lines) + '\n')
-    return [{'Home': 'index.md'}, {'Tutorials': [f'tutorials/{n}.md' for n in TUTORIALS]},
+    return [{'Home': 'index.md'}, {'Tutorials': [f'tutorials/{n}.md' for n in tutorials]},
             {'Reference': ['reference/index.md', *({n: f'reference/{n}.md'} for n in modules)]},
-            {'Notebooks': [{f.stem: f'notebooks/{f.stem}.md'} for f in rooms]}]
+            {'Notebooks': [{f.stem: f'notebooks/{f.stem}.md'} for f in rooms]},
+            *([{'More': [f'docs/{f.name}' for f in articles]}] if articles else [])]
 
 def build(out=ROOT/'_site'):
     "Write the site to the folder `out`; any warning of mkdocs is an error"
