@@ -65,7 +65,8 @@ class Comparison:
         runs:dict[str, Record], # Name → record
         layers=None # See `align.match_layers`
     ):
-        if len(runs) < 2: raise ValueError(f"{len(runs)} run{'s'*(len(runs) != 1)} to compare: give two or more, as in compare(batchnorm=a, plain=b)")
+        if len(runs) < 2:
+            raise ValueError(f"{len(runs)} run{'s'*(len(runs) != 1)} to compare: give two or more, as in compare(batchnorm=a, plain=b)")
         kinds = {rec.what for rec in runs.values()}
         if len(kinds) > 1: raise ValueError(f"{' and '.join(sorted(kinds))} are not compared with each other")
         if len({bool(rec.columns['valid'].all()) for rec in runs.values()}) > 1:
@@ -74,14 +75,15 @@ class Comparison:
         self.first, *self.others = runs
         self.layers, self.bins = self.names[self.first], common_bins([rec.bins for rec in runs.values()])
         if len(eps := sorted({rec.bins.eps for rec in runs.values()})) > 1:
-            warnings.warn(f"near zero is another thing in each run (up to {', '.join(map(str, eps))}), so it is left out where it differs from "
-                          f"{eps[0]}", stacklevel=3)
+            said = ', '.join(map(str, eps))
+            warnings.warn(f"near zero is another thing in each run (up to {said}), so it is left out where it is not up to {eps[0]}", stacklevel=3)
         self.runs = {run: self._alike(rec, self.names[run]) for run, rec in runs.items()}
 
     def _alike(self, rec, names):
         part = rebin(rec[names], self.bins)
-        return Record(part.summary.rows, part.columns, self.layers, self.bins, rec.what,
-                      {label: rec.info[n] for label, n in zip(self.layers, names) if n in rec.info}, rec.notes, rec.made)
+        res = part.like(part.summary.rows, part.columns, self.layers)
+        res.info = {label: rec.info[n] for label, n in zip(self.layers, names) if n in rec.info}
+        return res
 
     def _name(self, ax, i):
         "The layer's name beside the first of its panels, or in it where panels are small"
@@ -109,7 +111,8 @@ class Comparison:
                 if i % rows == 0: ax.set_title(run, fontweight='bold')
             self._name(axs[0], i)
         some = recs[self.first]
-        bar = fig.colorbar(mesh, ax=[ax for axs in panels for ax in axs], label=f'share of the {some.what} in a bin', pad=.01, fraction=.03, aspect=60)
+        bar = fig.colorbar(mesh, ax=[ax for axs in panels for ax in axs], pad=.01, fraction=.03, aspect=60)
+        bar.set_label(f'share of the {some.what} in a bin')
         bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:.4g}' if v < 1e-2 else f'{v:g}'))
         fig.supxlabel(step_label(some) + ' (dotted: an epoch begins' + ('; white line: mean)' if mean else ')'), fontsize='medium')
         return fig
@@ -126,9 +129,9 @@ class Comparison:
         middle = {run: (e[1:] + e[:-1])/2 for run, e in ((run, step_edges(rec)) for run, rec in recs.items())}
         for i, axs in enumerate(panels):
             for ax, stat in zip(axs, stats):
-                values = pd.concat([pd.DataFrame(dict(run=run, step=middle[run], value=getattr(rec, stat)[:, i])) for run, rec in recs.items()])
-                sns.lineplot(values, x='step', y='value', hue='run', style='run', ax=ax, palette='colorblind', lw=1.2, errorbar=None,
-                             estimator=None, legend=i == 0 and ax is axs[-1])
+                lines = [dict(run=run, step=middle[run], value=getattr(rec, stat)[:, i]) for run, rec in recs.items()]
+                sns.lineplot(pd.concat(map(pd.DataFrame, lines)), x='step', y='value', hue='run', style='run', palette='colorblind', lw=1.2,
+                             ax=ax, errorbar=None, estimator=None, legend=i == 0 and ax is axs[-1])
                 ax.set(xlabel='', ylabel='', title=STATS.get(stat, stat) if i % rows == 0 else '')
                 ax.tick_params(labelsize='small', labelbottom=(i + 1) % rows == 0 or i == len(panels) - 1)
                 if stat == 'near_zero': ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:.0%}'))
@@ -137,7 +140,8 @@ class Comparison:
             self._name(axs[0], i)
         handles, labels = panels[0][-1].get_legend_handles_labels()
         panels[0][-1].legend_.remove()
-        fig.legend(handles, labels, loc='outside upper right' if fig.get_layout_engine() else 'upper right', ncols=len(labels), frameon=False)
+        where = 'outside upper right' if fig.get_layout_engine() else 'upper right'
+        fig.legend(handles, labels, loc=where, ncols=len(labels), frameon=False)
         fig.supxlabel(step_label(recs[self.first]), fontsize='medium')
         return fig
 
@@ -149,7 +153,8 @@ class Comparison:
         res = {}
         for run in self.others:
             edges, (a, b) = common_steps([self.runs[self.first], self.runs[run]], most)
-            res[run] = pd.DataFrame(distance(a, b, measure), pd.Index(edges[:-1], name='step'), pd.Index(self.layers, name='layer'))
+            axes = pd.Index(edges[:-1], name='step'), pd.Index(self.layers, name='layer')
+            res[run] = pd.DataFrame(distance(a, b, measure), *axes)
         return res
 
     def since(self,
@@ -169,7 +174,7 @@ class Comparison:
         cmap:str=CMAP, apart:float=.25, # Colour map; what `since` counts as apart
         figsize:tuple[float, float]|None=None # Inches
     ) -> plt.Figure:
-        "Where and when the distributions part: the distance from the first run, layers against steps; ▸ marks from when on they are apart"
+        "Where and when the distributions part: distance from the first run, layers against steps; ▸ marks from when on they are apart"
         far, since = self.distances(measure), self.since(apart)
         wide, high = figsize or heat_size(len(self.layers))
         fig, axs = plt.subplots(len(far), figsize=(wide, high*len(far)), squeeze=False, layout='constrained')
@@ -180,11 +185,13 @@ class Comparison:
             edges = np.append(values.index, common_steps([self.runs[self.first], self.runs[run]])[0][-1])
             mesh = draw_heat(ax, values.to_numpy(), edges, titles, Normalize(0, 1 if measure == 'tv' else top or 1), cmap)
             for i, step in enumerate(since[run].values()):
-                if step is not None: ax.plot(np.interp(step, edges, np.arange(len(edges))), i + .5, '>', ms=6, mfc='white', mec='black', clip_on=False)
+                if step is None: continue
+                ax.plot(np.interp(step, edges, np.arange(len(edges))), i + .5, '>', ms=6, mfc='white', mec='black', clip_on=False)
             ax.set(title=f'{run} against {self.first}', ylabel='layer')
             bar = fig.colorbar(mesh, ax=ax, pad=.02)
             bar.set_label(MEASURES[measure].replace(' (', '\n('), fontsize='small')
-        axs[-1, 0].set_xlabel(f'{step_label(self.runs[self.first])} (▸: from here on at least {apart:.0%} of the values would have to be moved)')
+        label = step_label(self.runs[self.first])
+        axs[-1, 0].set_xlabel(f'{label} (▸: from here on at least {apart:.0%} of the values would have to be moved)')
         return fig
 
     def table(self) -> pd.DataFrame: # One row per run and layer, those without a counterpart too
@@ -211,9 +218,10 @@ class Comparison:
         return res
 
     def __repr__(self):
-        runs = '\n'.join(f"  {run}: {len(self.whole[run].layers)} layers, {len(rec)} columns, steps {rec.steps.min()} to {rec.steps.max()}"
-                         for run, rec in self.runs.items())
-        return f"Comparison of {len(self.runs)} runs in {len(self.layers)} layers, {self.bins}\n{runs}\nlayers: {self.runs[self.first]._names()}"
+        lines = [f"Comparison of {len(self.runs)} runs in {len(self.layers)} layers, {self.bins}"]
+        for run, rec in self.runs.items():
+            lines.append(f"  {run}: {len(self.whole[run].layers)} layers, {len(rec)} columns, steps {rec.steps.min()} to {rec.steps.max()}")
+        return '\n'.join([*lines, f"layers: {self.runs[self.first]._names()}"])
 
 def compare(
     runs:dict|None=None, /, # Name → run, for names that are no Python names

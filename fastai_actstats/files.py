@@ -61,7 +61,7 @@ def _digest(meta, arrays):
 def write(
     file:str|os.PathLike, # Where to; a file of that name is replaced
     rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of a `Record`
-    notes=None, # Anything that JSON holds
+    ranks:tuple=(), notes=None, # As of a `Record`; notes are anything that JSON holds
     made:dict|None=None # See `made`
 ) -> Path: # Where it is
     "Write a record so that at any moment either the old file or the new one is there, whole"
@@ -72,7 +72,7 @@ def write(
     arrays = dict(columns=np.ascontiguousarray(columns, COLUMN), moments=np.ascontiguousarray(r[..., MEAN:], '<f8'),
                   **{name: np.ascontiguousarray(r[..., part], '<i8') for name, part in _INTEGERS.items()})
     meta = dict(format=FORMAT, version=VERSION, what=what, layers=list(layers), columns=len(columns), info=_plain(info), notes=notes,
-                bins={name: _plain(getattr(bins, name)) for name in _BINS}, made=made or {})
+                ranks=list(map(int, ranks)), bins={name: _plain(getattr(bins, name)) for name in _BINS}, made=made or {})
     meta['sha256'] = _digest(meta, arrays)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), 'u1')
     path = Path(os.path.realpath(file))
@@ -131,9 +131,10 @@ def _meta(archive, limit):
     _need(type(T) is int and T >= 0, f"it has {T!r} columns")
     _need(set(b) == set(_BINS) and type(b['n']) is type(b['per_octave']) is int, "its bins are not bins")
     _need(0 < b['n'] <= MOST_BINS and 0 <= b['per_octave'] <= 256, f"it has {b['n']} bins")
-    kinds = dict(what=str, info=dict, made=dict)
+    kinds = dict(what=str, info=dict, made=dict, ranks=list)
     _need(all(isinstance(meta[name], kind) for name, kind in kinds.items()), "its description is none")
     _need(all(isinstance(o, dict) for o in meta['info'].values()), "its description of the layers is none")
+    _need(all(type(r) is int for r in meta['ranks']), "its ranks are no numbers")
     return meta
 
 def _check(a):
@@ -175,4 +176,4 @@ def read(
     for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name].astype(float))
     rows[..., MEAN:] = torch.from_numpy(arrays['moments'].copy())
     return dict(rows=rows, columns=arrays['columns'].copy(), layers=meta['layers'], bins=bins, what=meta['what'],
-                info=_tuples(meta['info']), notes=meta['notes'], made=meta['made'])
+                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])

@@ -29,7 +29,7 @@ def heat_data(
     "What `heatmap` draws"
     values = np.asarray(stat(rec) if callable(stat) else getattr(rec, stat), float)
     if values.shape != (len(rec), len(rec.layers)):
-        raise ValueError(f"stat={stat!r} has shape {values.shape}, not one number for each of {len(rec)} columns and {len(rec.layers)} layers")
+        raise ValueError(f"stat={stat!r} has shape {values.shape}, not one number for each column and layer, {(len(rec), len(rec.layers))}")
     return pd.DataFrame(values, pd.Index(rec.columns['first'], name='step'), pd.Index(rec.layers, name='layer'))
 
 def draw_heat(
@@ -85,7 +85,9 @@ def ridge_data(
     rec = _drawable(rec[rec.layer_index(layer)])
     epochs = np.unique(rec.columns['epoch'])
     if len(epochs) > 1: parts = {f'epoch {e}': rec.epoch(e).merged() for e in epochs[_spread(len(epochs), most)]}
-    else: parts = {f"step {part.columns['first'][0]}": part for joined in [rec.merged(most)] for part in (joined._part([i]) for i in range(len(joined)))}
+    else:
+        joined = rec.merged(most)
+        parts = {f"step {first}": joined._part([i]) for i, first in enumerate(joined.columns['first'])}
     values = [part.hist[0, 0]/max(part.count[0, 0], 1) for part in parts.values()]
     return pd.DataFrame(values, list(parts), pd.Index(rec.edges[:-1], name='from'))
 
@@ -105,17 +107,19 @@ def ridge(
     palette = sns.color_palette(f'{cmap}_r', len(shares) + 2)[1:-1]
     n = shares.shape[1]
     for row, (h, color) in enumerate(zip(height, palette)):
-        a.stairs(h[::1] - row, np.arange(n + 1), baseline=-row, fill=True, color=color, alpha=.85, zorder=row)
+        a.stairs(h - row, np.arange(n + 1), baseline=-row, fill=True, color=color, alpha=.85, zorder=row)
         a.stairs(h - row, np.arange(n + 1), baseline=None, color='black', lw=.8, zorder=row + .5)
         beyond = 1 - shares.iloc[row].sum()
-        if beyond > .005: a.text(1.01, -row, f'{beyond:.0%} beyond', transform=a.get_yaxis_transform(), fontsize='x-small', va='bottom')
+        if beyond > .005:
+            a.text(1.01, -row, f'{beyond:.0%} beyond', transform=a.get_yaxis_transform(), fontsize='x-small', va='bottom')
     used = np.flatnonzero(height.max(0))
     lo, hi = (max(used[0] - 1, 0), min(used[-1] + 2, n)) if len(used) else (0, n)
     a.set_xlim(lo, hi)
     ticks, labels = _value_ticks(rec.bins)
     a.set_xticks(*zip(*[(t, l) for t, l in zip(ticks, labels) if lo <= t <= hi] or [(lo, f'{rec.edges[lo]:g}')]))
     a.set_yticks(-np.arange(len(shares)), shares.index)
-    a.set(xlabel=rec.what[:-1], title=f'{layer_title(rec, rec.layer_index(layer))}  (height: square root of the share)', ylim=(-len(shares) + .8, overlap + .1))
+    a.set(xlabel=rec.what[:-1], ylim=(-len(shares) + .8, overlap + .1),
+          title=f'{layer_title(rec, rec.layer_index(layer))}  (height: square root of the share)')
     a.title.set_fontsize('medium')
     sns.despine(ax=a, left=True)
     a.tick_params(axis='y', length=0)
@@ -143,14 +147,16 @@ def first_last(
     colors = sns.color_palette(f'{cmap}_r', 5)[::3]
     for side, share, color, label in zip((-.46, .46), both, colors, ('first epoch', 'last epoch')):
         for i, width in enumerate(np.sqrt(share)/top):
-            a.stairs(i + side*width, np.arange(n + 1), baseline=i, orientation='horizontal', fill=True, color=color, label=label if i == 0 else None)
-            a.stairs(i + side*width, np.arange(n + 1), baseline=None, orientation='horizontal', color='black', lw=.4)
+            half = dict(values=i + side*width, edges=np.arange(n + 1), orientation='horizontal')
+            a.stairs(**half, baseline=i, fill=True, color=color, label=label if i == 0 else None)
+            a.stairs(**half, baseline=None, color='black', lw=.4)
     used = np.flatnonzero(np.maximum(*both).max(0))
     lo, hi = (max(used[0] - 2, 0), min(used[-1] + 3, n)) if len(used) else (0, n)
     ticks, labels = _value_ticks(rec.bins)
     a.set_yticks(*zip(*[(t, l) for t, l in zip(ticks, labels) if lo <= t <= hi] or [(lo, f'{rec.edges[lo]:g}')]))
     shown = np.arange(0, L, max(1, -(-L//50)))
-    a.set_xticks(shown, [rec.layers[i] if L > 12 else layer_title(rec, i).replace('  ', '\n') for i in shown], rotation=90 if L > 12 else 0, fontsize='small')
+    names = [rec.layers[i] if L > 12 else layer_title(rec, i).replace('  ', '\n') for i in shown]
+    a.set_xticks(shown, names, rotation=90 if L > 12 else 0, fontsize='small')
     a.set(ylim=(lo, hi), xlim=(-.7, L - .3), ylabel=rec.what[:-1], xlabel='layer (width: square root of the share)')
     a.legend(loc='upper center', bbox_to_anchor=(.5, 1.13), ncols=2, frameon=False)
     sns.despine(ax=a)

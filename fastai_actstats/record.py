@@ -196,7 +196,7 @@ class Record:
         notes=None # What is to be known of the run again: anything that JSON holds; the record's own notes if none are given
     ) -> Path: # Where it is
         "Write everything to one compressed file, without pickle"
-        return files.write(file, self.summary.rows, self.columns, self.layers, self.bins, self.what, self.info,
+        return files.write(file, self.summary.rows, self.columns, self.layers, self.bins, self.what, self.info, self.ranks,
                            self.notes if notes is None else notes, self.made or files.made())
 
     @classmethod
@@ -220,7 +220,7 @@ class Record:
     def __eq__(self, other):
         "The same values of the same layers, columns and bins, with the same notes?"
         if not isinstance(other, Record): return NotImplemented
-        return (all(getattr(self, name) == getattr(other, name) for name in ('layers', 'bins', 'what', 'info', 'notes'))
+        return (all(getattr(self, name) == getattr(other, name) for name in ('layers', 'bins', 'what', 'info', 'ranks', 'notes'))
                 and np.array_equal(self.columns, other.columns) and np.array_equal(self.summary.rows, other.summary.rows, equal_nan=True))
 
     __hash__ = None

@@ -42,7 +42,8 @@ def records(draw):
             row.copy_(Summary.of(torch.from_numpy(x), bins).rows)
         ring.push(rows, step, epoch=step//4, fit=step//6, valid=draw(st.booleans()))
     info = {n: dict(type=draw(TEXT), shape=tuple(draw(st.lists(st.integers(0, 2**40), max_size=3)))) for n in layers if draw(st.booleans())}
-    return Record(*ring.read(), layers, bins, draw(st.sampled_from(('activations', 'gradients'))), info, draw(NOTES))
+    return Record(*ring.read(), layers, bins, draw(st.sampled_from(('activations', 'gradients'))), info,
+                  tuple(draw(st.lists(st.integers(0, 9), max_size=3))), draw(NOTES))
 
 @given(records())
 @settings(max_examples=150, deadline=None)
@@ -185,6 +186,7 @@ def forge(data, change):
     (lambda m, a: m['bins'].update(n='12'), 'bins are not bins'),
     (lambda m, a: m['bins'].update(lo=5.), 'must go from a smaller'),
     (lambda m, a: m['info'].update({'0': 3}), 'description of the layers is none'),
+    (lambda m, a: m['ranks'].append('0'), 'ranks are no numbers'),
     (lambda m, a: a.update(count=a['count'].astype('i4')), "array 'count' is headed .*i4"),
     (lambda m, a: a.update(count=np.asfortranarray(a['count'])), "array 'count'"),
 ])

@@ -1,0 +1,186 @@
+"""Build the documentation site from README, notebooks and docstrings: `python docs/build.py [FOLDER]`, `_site` if none is given.
+
+Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. Pages open as files too; search
+wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture or a public name without a page
+ends the build with an error."""
+import base64
+import importlib
+import inspect
+import json
+import logging
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from fastcore.docments import docments
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats', 'model_of_your_own')
+
+FEATURES = ['navigation.tabs', 'navigation.top', 'toc.follow', 'search.highlight']
+EXTENSIONS = ['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight', 'pymdownx.superfences']
+
+# notebooks
+
+def notebook_page(file, folder):
+    "A notebook as markdown; its pictures are written to `folder`"
+    parts = []
+    for cell in json.loads(file.read_text())['cells']:
+        source = ''.join(cell['source'])
+        shown = '\n'.join(line for line in source.splitlines() if not line.startswith('#|')).strip('\n')
+        if '#| hide' in source or not shown: continue
+        if cell['cell_type'] == 'markdown':
+            parts.append(re.sub(r'\]\(([\w./]+)\.ipynb(#[\w-]*)?\)', r'](\1.md\2)', shown))
+            continue
+        parts.append(f'```python\n{shown}\n```')
+        parts += [output(o, f"{file.stem}-{cell['id']}-{i}.png", folder) for i, o in enumerate(cell['outputs'])]
+    return '\n\n'.join(parts) + '\n'
+
+def output(o, name, folder):
+    data = o.get('data', {})
+    text = lambda value: value if isinstance(value, str) else ''.join(value)
+    if 'image/png' in data:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder/name).write_bytes(base64.b64decode(text(data['image/png'])))
+        return f"![Picture drawn by the code above]({folder.name}/{name})"
+    if 'text/html' in data:
+        table = re.sub(r'<style.*?</style>', '', text(data['text/html']), flags=re.S)
+        return '<div class="output">\n' + re.sub(r'\n\s*\n', '\n', table) + '\n</div>'
+    shown = text(o.get('text', data.get('text/plain', ''))).rstrip()
+    return f'```text\n{shown}\n```' if shown else ''
+
+# docstrings
+
+EVENT = re.compile('(before|after)_')  # fastai calls these methods of a callback, users do not
+
+def public_modules():
+    "Name → module, of every module that makes names public"
+    package = importlib.import_module('fastai_actstats')
+    folder = ROOT/'fastai_actstats'
+    names = sorted(str(f.relative_to(folder)).removesuffix('.py').replace('/', '.') for f in folder.rglob('*.py'))
+    names = [n for n in names if n.split('.')[-1] not in ('__init__', '__main__', '_modidx', 'all')]
+    return {n: importlib.import_module(f'{package.__name__}.{n}') for n in names}
+
+def code(text): return f"`{str(text).replace('|', chr(92) + '|')}`" if str(text) else ''
+
+def parameters(obj):
+    "Parameters and their meaning as a table, from the comments beside them"
+    try: signature, said = inspect.signature(obj), docments(obj, full=True)
+    except (TypeError, ValueError): return ''
+    rows = []
+    for name, p in signature.parameters.items():
+        if name in ('self', 'cls'): continue
+        star = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
+        kind = '' if p.annotation is p.empty else p.annotation if isinstance(p.annotation, str) else getattr(p.annotation, '__name__', p.annotation)
+        default = '' if p.default is p.empty else repr(p.default)
+        meaning = (said.get(name) or {}).get('docment') or ''
+        rows.append(f"| `{star}{name}` | {code(kind)} | {code(default[:60])} | {cell(meaning)} |")
+    returns = said.get('return') or {}
+    meaning = returns.get('docment') or ''
+    if meaning: rows.append(f"| *returns* | {code(signature.return_annotation if isinstance(signature.return_annotation, str) else '')} | | {cell(meaning)} |")
+    head = '| parameter | type | default | meaning |\n|---|---|---|---|\n'
+    return head + '\n'.join(rows) + '\n' if rows else ''
+
+def cell(text): return ' '.join(str(text).split()).replace('|', '\\|')
+
+def call(name, obj):
+    try: names = [p for p in inspect.signature(obj).parameters.values() if p.name not in ('self', 'cls')]
+    except (TypeError, ValueError): return name
+    text, keyword = [], False
+    for p in names:
+        if p.kind is p.KEYWORD_ONLY and not keyword: text.append('*'); keyword = True
+        keyword = keyword or p.kind is p.VAR_POSITIONAL
+        text.append({p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '') + p.name)
+    return f"{name}({', '.join(text)})"
+
+def doc(obj): return inspect.cleandoc(obj.__doc__ or '').replace('<', '&lt;') if isinstance(obj.__doc__, str) else ''
+
+def member(owner, name, raw):
+    "A method or property of a class"
+    if isinstance(raw, property):
+        remark = re.findall(r'#\s*(.*)', inspect.getsource(raw.fget))
+        return f"### `{owner}.{name}`\n\n" + (doc(raw) or cell('; '.join(remark)) or 'Property.') + '\n'
+    f = raw.__func__ if isinstance(raw, (classmethod, staticmethod)) else raw
+    return f"### `{call(f'{owner}.{name}', f)}`\n\n{doc(f)}\n\n{parameters(f)}"
+
+def entry(name, obj):
+    "A public name of a module"
+    if inspect.isclass(obj):
+        parts = [f"## `{call(name, obj)}` {{#{name}}}", doc(obj), parameters(obj)]
+        for attr, raw in vars(obj).items():
+            raw_function = inspect.isfunction(raw) or isinstance(raw, (classmethod, staticmethod, property)) or hasattr(raw, 'func')
+            if attr.startswith('_') or EVENT.match(attr) and not doc(raw): continue
+            if raw_function:
+                parts.append(member(name, attr, property(raw.func) if hasattr(raw, 'func') and not inspect.isfunction(raw) else raw))
+        return '\n\n'.join(parts)
+    if callable(obj): return f"## `{call(name, obj)}` {{#{name}}}\n\n{doc(obj)}\n\n{parameters(obj)}"
+    return f"## `{name}` {{#{name}}}\n\n`{cell(repr(obj))[:300]}`"
+
+def reference_page(name, module, notebooks):
+    names = [n for n in module.__all__ if hasattr(module, n)]
+    story = f"\n\n*[The notebook that this module comes from](../notebooks/{notebooks[name]}.md)*" if name in notebooks else ''
+    return '\n\n'.join([f"# fastai_actstats.{name}", inspect.cleandoc(module.__doc__ or '') + story, *(entry(n, getattr(module, n)) for n in names)]) + '\n'
+
+# the site
+
+def home():
+    text = (ROOT/'README.md').read_text().replace('docs/images/', 'images/')
+    text = re.sub(r'\]\(nbs/tutorials/(\w+)\.ipynb\)', r'](tutorials/\1.md)', text)
+    return re.sub(r'\[([^\]]*)\]\((?!https?:|images/|tutorials/|docs/\w+\.md|#)[^)]*\)', r'\1', text)  # files of the repository that the site has not
+
+def write_pages(pages):
+    "All pages as markdown in the folder `pages`; returns mkdocs' navigation"
+    (pages/'tutorials').mkdir(parents=True); (pages/'reference').mkdir(); (pages/'notebooks').mkdir()
+    if (ROOT/'docs'/'images').exists(): shutil.copytree(ROOT/'docs'/'images', pages/'images')
+    shutil.copy(ROOT/'docs'/'extra.css', pages)
+    articles = sorted((ROOT/'docs').glob('*.md'))
+    if articles: (pages/'docs').mkdir()
+    for f in articles: shutil.copy(f, pages/'docs')
+    (pages/'index.md').write_text(home())
+    written = [f.stem for f in (ROOT/'nbs'/'tutorials').glob('*.ipynb')]
+    tutorials = [*FIRST, *sorted(set(written) - set(FIRST))]
+    for name in tutorials:
+        page = notebook_page(ROOT/'nbs'/'tutorials'/f'{name}.ipynb', pages/'tutorials'/'pictures')
+        (pages/'tutorials'/f'{name}.md').write_text(page)
+    rooms = sorted((ROOT/'nbs').glob('*.ipynb'))
+    notebooks = {re.sub(r'^\d+_', '', f.stem): f.stem for f in rooms}
+    for f in rooms: (pages/'notebooks'/f'{f.stem}.md').write_text(notebook_page(f, pages/'notebooks'/'pictures'))
+    modules = public_modules()
+    for name, module in modules.items(): (pages/'reference'/f'{name}.md').write_text(reference_page(name, module, notebooks))
+    everything = importlib.import_module('fastai_actstats.all')
+    here = lambda n, module: n in module.__all__ and getattr(module, n) is getattr(everything, n)
+    where = {n: m for n in everything.__all__ for m, module in modules.items() if here(n, module)}
+    lost = set(everything.__all__) - set(where)
+    if lost: raise SystemExit(f"public names without a page: {', '.join(sorted(lost))}")
+    lines = ['# Public names', '', 'What `from fastai_actstats.all import *` brings.', '', '| name | what it is |', '|---|---|']
+    for n, m in sorted(where.items(), key=lambda o: o[0].lower()):
+        lines.append(f"| [`{n}`]({m}.md#{n}) | {cell(doc(getattr(everything, n)).split(chr(10))[0])} |")
+    (pages/'reference'/'index.md').write_text('\n'.join(lines) + '\n')
+    return [{'Home': 'index.md'}, {'Tutorials': [f'tutorials/{n}.md' for n in tutorials]},
+            {'Reference': ['reference/index.md', *({n: f'reference/{n}.md'} for n in modules)]},
+            {'Notebooks': [{f.stem: f'notebooks/{f.stem}.md'} for f in rooms]},
+            *([{'More': [f'docs/{f.name}' for f in articles]}] if articles else [])]
+
+def build(out=ROOT/'_site'):
+    "Write the site to the folder `out`; any warning of mkdocs is an error"
+    from mkdocs.commands.build import build as mkdocs_build
+    from mkdocs.config import load_config
+    logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(message)s')
+    with tempfile.TemporaryDirectory() as temp:
+        pages = Path(temp)/'pages'
+        nav = write_pages(pages)
+        empty = Path(temp)/'mkdocs.yml'
+        empty.write_text('site_name: fastai_actstats\n')
+        checks = dict(nav=dict(omitted_files='warn', not_found='warn'), links=dict(not_found='warn', anchors='warn', unrecognized_links='warn'))
+        config = load_config(str(empty), docs_dir=str(pages), site_dir=str(out), nav=nav, strict=True, validation=checks,
+                             theme=dict(name='material', font=False, features=FEATURES), plugins=['search'], extra_css=['extra.css'],
+                             use_directory_urls=False, markdown_extensions=EXTENSIONS)
+        config.plugins.run_event('startup', command='build', dirty=False)
+        mkdocs_build(config)
+        config.plugins.run_event('shutdown')
+    return Path(out)
+
+if __name__ == '__main__':
+    print(f"written to {build(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT/'_site')}/index.html")
