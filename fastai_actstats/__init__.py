@@ -10,9 +10,12 @@ Modules:
 - `fastai_actstats.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
 - `fastai_actstats.filters`: The kernels of a convolution, before and after training
 - `fastai_actstats.gradients`: The gradients that arrive at the outputs of layers
+- `fastai_actstats.health`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
+- `fastai_actstats.live`: The colourful dimension and the statistics while the network trains
+- `fastai_actstats.loggers`: What was recorded, in TensorBoard and Weights & Biases
 - `fastai_actstats.look`: Running a trained model once, on an input of any kind, and leaving no trace of it
 - `fastai_actstats.pictures`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.ranks`: The records of processes that trained together: one time line, one record

@@ -16,6 +16,9 @@ from . import pictures  # gives records their pictures
 from .bins import Bins
 from .distributed import Ranks
 from .layers import choose, named_layers
+from . import health, plot  # give records their report and their pictures
+from .bins import Bins
+from .layers import choose, follows, named_layers
 from .record import Record
 from .summary import KERNELS
 from .watch import Recorder, Tap, Watch
@@ -51,11 +54,11 @@ class StatsCallback(Callback):
         modules = {n: modules[n] for n in self._names if n in modules}
         tensors = list(self.learn.model.parameters()) or list(self.learn.model.buffers())
         self.recorder.prepare(list(modules), tensors[0].device if tensors else torch.device('cpu'))
+        then = follows(self.learn.model)
+        for n, m in modules.items(): self.recorder.info.setdefault(n, dict(type=type(m).__name__)).update({'then': then[n]} if n in then else {})
         return modules
 
-    def _aside(self):
-        "Is this not a fit of the user's: `lr_find`, or an evaluation?"
-        return hasattr(self.learn, 'lr_finder') or hasattr(self.learn, 'gather_preds') or self.learn.lock.locked()
+    def _aside(self): return health.aside(self.learn)
 
     def before_fit(self):
         "Choose the layers, before anything has been trained"
