@@ -7,7 +7,7 @@ No name here shadows one of fastai's."""
 # %% auto #0
 __all__ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
            'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose',
-           'compare', 'diagnose', 'embed', 'feature_maps', 'heatmap', 'layer_table', 'rule', 'sample_activations',
+           'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'rule', 'sample_activations',
            'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
 
 # %% ../nbs/99_all.ipynb #names
@@ -15,7 +15,7 @@ from .bins import Bins
 from .callback import ActStats
 from .compare import compare
 from .dead_units import DeadUnits
-from .embedding import embed, heatmap
+from .embedding import embed
 from .feature_files import save_feature_maps
 from .feature_maps import feature_maps, layer_table
 from .feature_plots import show_feature_maps
@@ -35,5 +35,5 @@ from .weights import WeightStats
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
          'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose', 'compare',
-         'diagnose', 'embed', 'feature_maps', 'heatmap', 'layer_table', 'rule', 'sample_activations', 'save_feature_maps',
+         'diagnose', 'embed', 'feature_maps', 'layer_table', 'rule', 'sample_activations', 'save_feature_maps',
          'show_feature_maps', 'show_filters', 'thresholds']

@@ -8,20 +8,19 @@ A callback turns fastai's events into `open`, `close` and `settle` of a `watch.R
 from __future__ import annotations
 
 import copy
+import warnings
+from itertools import chain
 
 import torch
 from fastai.basics import Callback, L
 
-from . import pictures  # gives records their pictures
+from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
 from .distributed import Ranks
-from .layers import choose, named_layers
-from . import health, plot  # give records their report and their pictures
-from .bins import Bins
 from .layers import choose, follows, named_layers
 from .record import Record
 from .summary import KERNELS
-from .watch import Recorder, Tap, Watch
+from .watch import Recorder, Tap, Watch, aside, call_names, compiled
 
 # %% auto #0
 __all__ = ['StatsCallback', 'ActStats']
@@ -38,7 +37,7 @@ class StatsCallback(Callback):
         ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
         super().__init__()
-        self.recorder, self.layers, self.ranks, self._names = recorder, layers, Ranks(ranks), []
+        self.recorder, self.layers, self.ranks, self._names, self._taps = recorder, layers, Ranks(ranks), [], {}
 
     def taps(self) -> list: # of (module, forward hook)
         "What to hook in the epoch that begins; the model is on its device and wrapped as it will be"
@@ -48,23 +47,37 @@ class StatsCallback(Callback):
         "Name → what is watched; `ValueError` if there is nothing of the kind"
         return choose(self.learn.model, self.layers)
 
-    def _watched(self):
+    def _watched(self, calls=1):
         "Name → module of the chosen layers, with rows for them"
-        modules = named_layers(self.learn.model)
+        model, known = self.learn.model, self.recorder.info
+        modules = named_layers(model)
         modules = {n: modules[n] for n in self._names if n in modules}
-        tensors = list(self.learn.model.parameters()) or list(self.learn.model.buffers())
-        self.recorder.prepare(list(modules), tensors[0].device if tensors else torch.device('cpu'))
-        then = follows(self.learn.model)
-        for n, m in modules.items(): self.recorder.info.setdefault(n, dict(type=type(m).__name__)).update({'then': then[n]} if n in then else {})
+        device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device('cpu'))
+        self.recorder.optional.update(n for name in modules for n in call_names(name, calls)[1:])
+        self.recorder.prepare([n for name in modules for n in call_names(name, calls)], device)
+        then = follows(model)
+        for n, m in modules.items():
+            known.setdefault(n, {}).update(dict(type=type(m).__name__), **({'then': then[n]} if n in then else {}))
         return modules
 
-    def _aside(self): return health.aside(self.learn)
+    def _kept(self, name, module, make):
+        "The tap made for this layer before, or a new one if layer or rows are new"
+        known = self._taps.get(name)
+        if known is None or known[0] is not module or known[1] is not self.recorder.rows: known = module, self.recorder.rows, make()
+        self._taps[name] = known
+        return module, known[2]
+
+    def wants(self, training:bool) -> bool: return (not training) in self.recorder.rings  # is this phase recorded?
 
     def before_fit(self):
         "Choose the layers, before anything has been trained"
-        if self._aside(): return
+        if aside(self.learn):
+            self.recorder.muted += 1
+            if self._taps and compiled(self.learn.model) and not self.learn.lock.locked(): Watch.join(self.learn, self)  # `lr_find`
+            return
         self._names = list(self.chosen())
         self.recorder.left_out.clear()
+        self.recorder.muted = 0
         self.fit_id = object()
         self.ranks.begin(self.name)
         Watch.join(self.learn, self)
@@ -73,11 +86,15 @@ class StatsCallback(Callback):
     def after_backward(self): self.recorder.backed = True
     def after_step(self): self.recorder.stepped = True
     def after_cancel_batch(self): self.recorder.cancelled = True
-    def after_batch(self): self.recorder.close(self._mark())
+    def after_batch(self):
+        try: self.recorder.close(self._mark())
+        except Exception as e: warnings.warn(f"{self.name}: step {self.recorder.step} is not recorded: {e}", stacklevel=2)
+
     def after_fit(self):
-        "The hooks are off already; the learner gets its own `_do_epoch` back"
-        if self._aside(): return
-        Watch.leave(self.learn, self)
+        "The hooks are off already; the learner gets its own `all_batches` back"
+        if self.learn.lock.locked(): self.recorder.muted -= 1  # an evaluation, maybe amid a fit
+        else: Watch.leave(self.learn, self)
+        if aside(self.learn): return
         self.merge_ranks()
 
     def merge_ranks(self):
@@ -116,10 +133,12 @@ class StatsCallback(Callback):
         return (f"{type(self).__name__}: {len(r.names)} layers, {r.step} steps in {used} of at most {most} columns; "
                 f"{r.nbytes/2**20:.1f} MiB, whatever the number of steps")
 
+    def __getstate__(self): return dict(super().__getstate__(), _taps={})
+
     def __deepcopy__(self, memo):
         res = memo[id(self)] = type(self).__new__(type(self))
         learn = memo.get(id(self.learn))  # a copy of a learner's callback belongs to the copy, on its own it belongs to none
-        res.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__dict__.items() if k != 'learn'}, learn=learn)
+        res.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__getstate__().items() if k != 'learn'}, learn=learn)
         return res
 
 # %% ../nbs/08_callback.ipynb #act-stats-class
@@ -139,16 +158,20 @@ class ActStats(StatsCallback):
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         phase:str='train', # 'train', 'valid' or 'both'; validation batches have columns of their own
         pick=None, # output -> tensor; None: the first floating-point tensor in it
+        calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
         kernel:str='auto', # 'auto' or one of `summary.KERNELS`
         ranks:str='merge' # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
     ):
         if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
+        if isinstance(calls, bool) or not isinstance(calls, int): raise TypeError(f"calls={calls!r} must be a whole number of calls")
+        if calls < 1: raise ValueError(f"calls={calls} must be at least 1")
         super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every, phase), layers, ranks)
-        self.pick, self.kernel = pick, kernel
+        self.pick, self.kernel, self.calls = pick, kernel, calls
 
     def taps(self):
-        return [(m, Tap(self.recorder, n, self.pick, self.kernel)) for n, m in self._watched().items()]
+        def make(name): return lambda: Tap(self.recorder, name, self.pick, self.kernel, self.calls)
+        return [self._kept(n, m, make(n)) for n, m in self._watched(self.calls).items()]
 
     # the methods of fastai's `ActivationStats`, and of the record
     def color_dim(self, layer=None, figsize=None, ax=None, **kwargs):

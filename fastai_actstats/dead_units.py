@@ -10,48 +10,16 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import nn
 
 from .bins import Bins
 from .callback import StatsCallback
-from .layers import choose, named_layers
+from .layers import named_layers
 from .ring import Ring
-from .units import ALIVE, UnitRecord, activation_kind, alive
-from .watch import Recorder, Tap
+from .units import ALIVE, UnitRecord, activation_kind, alive, channel_axis, makers
+from .watch import Recorder, Tap, call_names
 
 # %% auto #0
-__all__ = ['MOST_CALLS', 'channel_axis', 'makers', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
-
-# %% ../nbs/12_dead_units.ipynb #axis
-_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
-_SIZES = 'out_channels', 'num_features', 'num_channels', 'out_features', 'embedding_dim', 'embed_dim', 'd_model'
-
-def _channels(module):
-    "How many channels the output of `module` has, if it says so"
-    shape = getattr(module, 'normalized_shape', None)
-    return shape[-1] if shape else next((getattr(module, n) for n in _SIZES if isinstance(getattr(module, n, None), int)), None)
-
-def channel_axis(
-    shape:tuple[int, ...], # Of the output
-    maker:nn.Module|None=None # The module that made it, or whose output an activation changed
-) -> int:
-    "The axis along which the units of an output lie: 1 for images, the last for sequences and plain vectors"
-    last = len(shape) - 1
-    if last <= 1: return last
-    axis = 1 if isinstance(maker, _FIRST) or (maker is None and last > 2) else last
-    n, other = _channels(maker), last if axis == 1 else 1
-    return other if n and shape[axis] != n == shape[other] else axis  # such as a layer norm over the channels of an image
-
-def makers(
-    model:nn.Module
-) -> dict: # Module → itself if it has parameters, else the nearest module before it that has
-    "Whose layout the output of each module has"
-    res, before = {}, None
-    for m in named_layers(model).values():
-        whole = not list(m.children()) or isinstance(m, nn.MultiheadAttention)
-        if whole and activation_kind(m) is None and any(True for _ in m.parameters()): before = m
-        res[m] = before if whole else None
-    return res
+__all__ = ['MOST_CALLS', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
 
 # %% ../nbs/12_dead_units.ipynb #recorder
 class Counts(Ring):
@@ -76,7 +44,7 @@ class UnitRecorder(Recorder):
 
     def reset(self):
         super().reset()
-        self.places, self.calls, self.ran, self.heard = {}, {}, set(), set()  # layer → slice; calls in this batch; ran in this step, epoch
+        self.places, self.ran, self.heard = {}, set(), set()  # layer → slice; layers that ran in this step, in this epoch
         self.fates = self.now = None  # int64 [5, n]: last step alive, silent steps, step of death, of waking, deaths; bool [n]
         self._window_epoch, self._window_first = -1, 0
         if self.window != 'epoch': self.rings[False].stride = max(1, self.window//self.every)
@@ -87,8 +55,9 @@ class UnitRecorder(Recorder):
         if self.fates is None: self.fates, self.now = torch.zeros(5, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
         self.fates, self.now = self.fates.to(device), self.now.to(device)
         self.rings[False].grow(n, device)
-        self.rows = torch.zeros(n, dtype=torch.int64, device=device)
-        self._blank = self.rows.clone()
+        if self.rows is None or self.rows.device != device:
+            self._blank = torch.zeros(n, dtype=torch.int64, device=device)
+            self.rows = self._blank.clone()
 
     @property
     def size(self) -> int: return max((p.stop for p in self.places.values()), default=0)
@@ -98,13 +67,9 @@ class UnitRecorder(Recorder):
         self.left_out.add(name)
         self.row(name).zero_()
 
-    def open(self, training, iteration=0):
-        super().open(training, iteration)
-        self.calls.clear()
-
     def add(self,
         name:str, # Layer
-        counts:torch.Tensor, # int64 [C], values that are alive
+        counts:torch.Tensor, # Whole numbers [C], values that are alive
         seen:int # Values of each unit
     ):
         "Count a layer's units"
@@ -163,7 +128,7 @@ class UnitRecorder(Recorder):
         deaths += new
 
     def _read(self):
-        (rows, columns), fates = self.rings[False].read(), None if self.fates is None else self.fates.cpu()
+        (rows, columns), fates = self.rings[False].read(), None if self.fates is None else self.fates.to('cpu', copy=True)
         kept = {n: p for n, p in self.places.items() if n not in self.left_out or rows[:, p].any()}
         of = {n: rows[:, p].numpy() for n, p in kept.items()}
         return UnitRecord(columns, {n: self.info[n] for n in kept}, {n: r[:, 1:] for n, r in of.items()},
@@ -184,19 +149,25 @@ class UnitTap(Tap):
         axis, # shape -> the axis along which units lie
         pick=None # output -> tensor; None: the first floating-point tensor in it
     ):
-        super().__init__(recorder, name, pick)
+        super().__init__(recorder, name, pick, calls=MOST_CALLS)
         self.kind, self.axis = kind, axis
+
+    def __call__(self, module, args, output):
+        (self.outside if torch.compiler.is_compiling() else super().__call__)(module, args, output)
+
+    outside = torch._disable_dynamo(Tap.__call__)  # of a compiled graph, with a break in it at this layer
 
     def see(self, module, output):
         x, r = self.tensor(module, output).detach(), self.recorder
-        calls = r.calls[self.name] = r.calls.get(self.name, 0) + 1
-        name = self.name if calls == 1 else f'{self.name}:{min(calls, MOST_CALLS)}'
+        self.next_row()
+        name = call_names(self.name, MOST_CALLS)[min(self.call, MOST_CALLS - 1)]
         if not x.dim() or not x.numel(): return
         axis = self.axis(x.shape) % x.dim()
         r.info[name] = dict(r.info[self.name], kind=self.kind, axis=axis)
         others = [d for d in range(x.dim()) if d != axis]
         counts = alive(x, self.kind)
-        r.add(name, counts.sum(others) if others else counts.long(), x.numel()//x.shape[axis])
+        counts = counts.sum(others, dtype=torch.int32) if others else counts  # int32 is counted faster than int64
+        with r.lock: r.add(name, counts, x.numel()//x.shape[axis])
 
 # %% ../nbs/12_dead_units.ipynb #dead-units
 class DeadUnits(StatsCallback):
@@ -205,7 +176,7 @@ class DeadUnits(StatsCallback):
     fastai names it `learn.dead_units`. A unit is a channel of a convolution or a feature of a linear layer. A unit of a ReLU-like
     layer is dead in a window where none of its values is above 0; one of a tanh or sigmoid is saturated where all its values are
     (`units.ALIVE` has the limits). A module called several times in a forward pass has its units counted for each call,
-    `'relu'`, `'relu:2'` ..., up to 8."""
+    `'relu'`, `'relu:2'` ..., up to 8. Of several processes that train together each counts its own share of the data."""
     what = 'units'
 
     def __init__(self,
@@ -220,7 +191,7 @@ class DeadUnits(StatsCallback):
     ):
         if kind is not None and kind not in ALIVE: raise ValueError(f"kind={kind!r} must be None or one of {tuple(ALIVE)}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(UnitRecorder(window, capacity, every), layers)
+        super().__init__(UnitRecorder(window, capacity, every), layers, ranks='local')
         self.kind, self.channel_dim, self.pick = kind, channel_dim, pick
 
     def chosen(self):
@@ -232,13 +203,13 @@ class DeadUnits(StatsCallback):
     def taps(self):
         before = makers(self.learn.model)
         def axis(module): return lambda shape: channel_axis(shape, before[module]) if self.channel_dim is None else self.channel_dim
-        return [(m, UnitTap(self.recorder, n, self.kind or activation_kind(m) or 'relu', axis(m), self.pick))
-                for n, m in self._watched().items()]
+        def make(n, m): return lambda: UnitTap(self.recorder, n, self.kind or activation_kind(m) or 'relu', axis(m), self.pick)
+        return [self._kept(n, m, make(n, m)) for n, m in self._watched().items()]
 
     def before_train(self): self._whole = True
     def after_cancel_train(self): self._whole = False
     def after_train(self):
-        if self._whole and not self._aside(): self.recorder.end_epoch()
+        if self._whole: self.recorder.end_epoch()
 
     @property
     def record(self) -> UnitRecord: return self.recorder.record  # what has been recorded so far, on the host

@@ -9,12 +9,14 @@ the micro-batches of gradient accumulation and the ranks of `DistributedDataPara
 # %% ../nbs/09_gradients.ipynb #imports
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from .bins import Bins
 from .callback import StatsCallback
-from .summary import KERNELS, fold
+from .summary import KERNELS
 from .watch import Recorder, Tap
 
 # %% auto #0
@@ -28,29 +30,34 @@ class GradTap(Tap):
         name:str, # Of the layer
         pick=None, # output -> tensor; None: the first floating-point tensor in it
         kernel:str='auto', # See `summary.fold`
-        scale=lambda: None # () -> by how much gradients are too large: a number, a tensor on their device, or None
+        scale=lambda: None, # () -> by how much gradients are too large: a number, a tensor on their device, or None
+        calls:int=1 # See `watch.Tap`
     ):
-        super().__init__(recorder, name, pick, kernel)
+        super().__init__(recorder, name, pick, kernel, calls)
         self.scale, self.handles = scale, []
 
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed: return  # a checkpointed layer has a gradient only when it runs again
+        (self.outside if torch.compiler.is_compiling() else self.attach)(module, output)
+
+    def attach(self, module, output):
         try: self.see(module, output)
         except Exception as e: self.leave_out(e)
+
+    outside = torch._disable_dynamo(attach)  # a compiled model goes on as it was, with a break in its graph at this layer
 
     def see(self, module, output):
         x = self.tensor(module, output)
         if not x.requires_grad: return
-        handle = x.register_hook(self.arrive)
+        handle = x.register_hook(partial(self.arrive, self.next_row()))
         if x.is_leaf: self.handles.append(handle)  # it outlives the batch, so the hook must be taken off
 
-    def arrive(self, grad):
+    def arrive(self, row, grad):
         "The gradient is there; returns nothing, so that it stays as it is"
         if grad is None or not self.recorder.on or self.failed: return
         try:
             scale = self.scale()
-            self.recorder.dirty = True
-            fold(grad if scale is None else grad.detach().float()/scale, self.row, self.recorder.bins, self.kernel)
+            self.take(grad if scale is None else grad.detach().float()/scale, row)
         except Exception as e: self.leave_out(e)
 
     def release(self):
@@ -76,16 +83,19 @@ class GradStats(StatsCallback):
         capacity:int=1024, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto' # One of `summary.KERNELS`
+        kernel:str='auto', # One of `summary.KERNELS`
+        calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
+        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
         if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
-        self.pick, self.kernel, self._taps = pick, kernel, []
+        if calls < 1: raise ValueError(f"calls={calls} must be at least 1")
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks)
+        self.pick, self.kernel, self.calls = pick, kernel, calls
 
     def taps(self):
-        self._taps = [(m, GradTap(self.recorder, n, self.pick, self.kernel, self.scale)) for n, m in self._watched().items()]
-        return self._taps
+        def make(name): return lambda: GradTap(self.recorder, name, self.pick, self.kernel, self.scale, self.calls)
+        return [self._kept(n, m, make(n)) for n, m in self._watched(self.calls).items()]
 
     def scale(self):
         "By how much gradients in this backward pass are too large; a tensor is read by the device only"
@@ -98,7 +108,7 @@ class GradStats(StatsCallback):
         return loss if ranks == 1 else ranks if loss is None else loss*ranks
 
     def _release(self):
-        for _, tap in self._taps: tap.release()
+        for _, _, tap in self._taps.values(): tap.release()
 
     def after_batch(self):
         self._release()
@@ -106,5 +116,4 @@ class GradStats(StatsCallback):
 
     def rest(self):
         self._release()
-        self._taps = []
         super().rest()

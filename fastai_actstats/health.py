@@ -20,9 +20,10 @@ from fastai.basics import Callback, CancelFitException
 
 from .record import Record
 from .rules import RULES, Finding
+from .watch import aside
 
 # %% auto #0
-__all__ = ['NOTHING', 'Report', 'examine', 'report', 'aside', 'watching', 'records', 'diagnose', 'StopOnTrouble']
+__all__ = ['NOTHING', 'Report', 'examine', 'report', 'watching', 'records', 'diagnose', 'StopOnTrouble']
 
 # %% ../nbs/21_health.ipynb #report-class
 class Report:
@@ -121,10 +122,6 @@ def report(
 Record.report = report
 
 NOTHING = "no callback of this learner records anything; give it cbs=ActStats()"
-
-def aside(learn) -> bool:
-    "Is this not a fit of the user's: `lr_find`, or an evaluation?"
-    return hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked()
 
 def watching(learn) -> list:
     "The learner's callbacks that record something"

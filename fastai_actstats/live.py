@@ -20,7 +20,7 @@ from fastai.basics import Callback, rank_distrib
 from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
-from .health import aside
+from .watch import aside
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats, step_label
 from .record import Record
 

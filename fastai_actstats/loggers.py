@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from fastai.basics import Callback, rank_distrib
 
-from .health import aside, records
+from .health import records
+from .watch import aside
 from .record import Record
 
 # %% auto #0

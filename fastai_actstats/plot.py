@@ -20,7 +20,7 @@ from .record import Record
 
 # %% auto #0
 __all__ = ['CMAP', 'SHARE', 'STATS', 'step_edges', 'mark_epochs', 'counts', 'shares', 'outside', 'draw_color_dim', 'step_label',
-           'color_dim', 'layer_title', 'plot_stats']
+           'color_dim', 'layer_title', 'draw_lines', 'name_lines', 'plot_stats']
 
 # %% ../nbs/07_plot.ipynb #helpers
 CMAP = 'viridis'
@@ -110,7 +110,7 @@ def draw_color_dim(
     ax.set_yticks(*zip(*marks))
     ax.set_ylim(-(gap + high)*below, bins.n + (gap + high)*above)
     ax.set_xlim(edges[0], edges[-1])
-    if mean:
+    if mean and not bins.per_octave:  # on logarithmic bins a mean about zero would jump from side to side
         value = rec.mean[:, 0]
         at = np.where(np.isnan(value), np.nan, np.interp(value, bins.edges, np.arange(bins.n + 1)))
         ax.plot((edges[1:] + edges[:-1])/2, at, color='white', lw=1, path_effects=_RIM)
@@ -151,7 +151,7 @@ def color_dim(
         bar = fig.colorbar(mesh, ax=a, pad=.02)
         bar.ax.tick_params(labelsize='x-small')
     fig.supxlabel(step_label(rec) + _marks(rec), fontsize='medium')
-    fig.supylabel(rec.what[:-1] + ' (white: mean)'*mean, fontsize='medium')
+    fig.supylabel(rec.what[:-1] + ' (white: mean)'*(mean and not rec.bins.per_octave), fontsize='medium')
     fig.suptitle(f'colour: {label}', fontsize='small', ha='right', x=.99)
     return fig
 
@@ -166,6 +166,32 @@ def layer_title(rec, i):
     return f'{rec.layers[i]}  {kind}'.strip()
 
 # %% ../nbs/07_plot.ipynb #plot-stats-code
+def draw_lines(
+    ax, # Axes to draw on
+    rec:Record, # Says when and of which layer
+    values:np.ndarray, # float [T, L]
+    title:str='', cmap:str='viridis_r' # One colour a layer, by depth
+):
+    "One line a layer against step"
+    edges, L = step_edges(rec), len(rec.layers)
+    palette = sns.color_palette(cmap, L + 1)[1:] if L > 1 else sns.color_palette('colorblind', 1)
+    middle = (edges[1:] + edges[:-1])/2
+    for i in range(L):
+        ran = ~np.isnan(values[:, i])
+        ax.plot(middle[ran], values[ran, i], color=palette[i], lw=1.3, label=layer_title(rec, i))
+    mark_epochs(ax, rec, edges, 'gray')
+    ax.set(title=title, xlabel=step_label(rec), ylabel='', xlim=(edges[0], edges[-1]))
+    sns.despine(ax=ax)
+
+def name_lines(ax, rec:Record, cmap:str='viridis_r'):
+    "Beside `ax`, which line is which layer"
+    L = len(rec.layers)
+    if 1 < L <= 16: ax.legend(loc='center left', bbox_to_anchor=(1.01, .5), frameon=False, fontsize='small', title='layer')
+    elif L > 1:
+        bar = ax.figure.colorbar(plt.cm.ScalarMappable(Normalize(0, L - 1), cmap), ax=ax)
+        bar.set_ticks([0, L - 1], labels=[rec.layers[0], rec.layers[-1]])
+        bar.set_label('layer')
+
 def plot_stats(
     rec:Record, # What was recorded
     stats:tuple=tuple(STATS), # Names of statistics of a record
@@ -176,30 +202,18 @@ def plot_stats(
 ): # The figure, or `axs` where they were given
     "Statistics of every layer against step, one line a layer"
     rec = _drawable(rec.between(*steps) if steps else rec)
-    edges, L = step_edges(rec), len(rec.layers)
-    given, named = axs, L <= 16
+    given = axs
     if axs is None: fig, axs = plt.subplots(1, len(stats), figsize=figsize or (4.6*len(stats) + 1.2, 3.6), layout='constrained')
     axs = np.atleast_1d(axs)
     if len(axs) != len(stats): raise ValueError(f"{len(axs)} axes for {len(stats)} statistics: {', '.join(stats)}")
-    palette = sns.color_palette(cmap, L + 1)[1:] if L > 1 else sns.color_palette('colorblind', 1)
-    middle = (edges[1:] + edges[:-1])/2
     for ax, name in zip(axs, stats):
-        values = getattr(rec, name)
-        for i in range(L):
-            ran = ~np.isnan(values[:, i])
-            ax.plot(middle[ran], values[ran, i], color=palette[i], lw=1.3, label=layer_title(rec, i))
-        mark_epochs(ax, rec, edges, 'gray')
-        ax.set(title=STATS.get(name, name), xlabel=step_label(rec), ylabel='', xlim=(edges[0], edges[-1]))
+        draw_lines(ax, rec, getattr(rec, name), STATS.get(name, name), cmap)
         if name == 'near_zero':
             ax.set_ylim(0, None)
             ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:.0%}'))
-        sns.despine(ax=ax)
-    if named and L > 1: axs[-1].legend(loc='center left', bbox_to_anchor=(1.01, .5), frameon=False, fontsize='small', title='layer')
-    elif L > 1:
-        bar = axs[-1].figure.colorbar(plt.cm.ScalarMappable(Normalize(0, L - 1), cmap), ax=axs[-1])
-        bar.set_ticks([0, L - 1], labels=[rec.layers[0], rec.layers[-1]])
-        bar.set_label('layer')
-    if L == 1: axs[0].figure.suptitle(layer_title(rec, 0))
+        if name == 'std' and rec.bins.per_octave: ax.set_yscale('log')
+    name_lines(axs[-1], rec, cmap)
+    if len(rec.layers) == 1: axs[0].figure.suptitle(layer_title(rec, 0))
     return fig if given is None else given
 
 Record.color_dim, Record.plot_stats = color_dim, plot_stats

@@ -13,10 +13,14 @@ import math
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib import pyplot as plt
 from torch import nn
 
+from .layers import named_layers
+from .plot import mark_epochs, step_edges
+
 # %% auto #0
-__all__ = ['ALIVE', 'RANGES', 'RELUS', 'activation_kind', 'alive', 'UnitRecord']
+__all__ = ['ALIVE', 'RANGES', 'RELUS', 'activation_kind', 'alive', 'channel_axis', 'makers', 'UnitRecord', 'plot_units']
 
 # %% ../nbs/11_units.ipynb #alive
 ALIVE = {'relu': (0., math.inf),   # alive above 0
@@ -39,6 +43,37 @@ def alive(
     "Which values lie where a unit of this kind passes on a gradient"
     low, high = ALIVE[kind]
     return x > low if math.isinf(high) else (x >= low) & (x <= high)
+
+# %% ../nbs/11_units.ipynb #axis
+_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
+_SIZES = 'out_channels', 'num_features', 'num_channels', 'out_features', 'embedding_dim', 'embed_dim', 'd_model'
+
+def _channels(module):
+    "How many channels the output of `module` has, if it says so"
+    shape = getattr(module, 'normalized_shape', None)
+    return shape[-1] if shape else next((getattr(module, n) for n in _SIZES if isinstance(getattr(module, n, None), int)), None)
+
+def channel_axis(
+    shape:tuple[int, ...], # Of the output
+    maker:nn.Module|None=None # The module that made it, or whose output an activation changed
+) -> int:
+    "The axis along which the units of an output lie: 1 for images, the last for sequences and plain vectors"
+    last = len(shape) - 1
+    if last <= 1: return last
+    axis = 1 if isinstance(maker, _FIRST) or (maker is None and last > 2) else last
+    n, other = _channels(maker), last if axis == 1 else 1
+    return other if n and shape[axis] != n == shape[other] else axis  # such as a layer norm over the channels of an image
+
+def makers(
+    model:nn.Module
+) -> dict: # Module → itself if it has parameters, else the nearest module before it that has
+    "Whose layout the output of each module has"
+    res, before = {}, None
+    for m in named_layers(model).values():
+        whole = not list(m.children()) or isinstance(m, nn.MultiheadAttention)
+        if whole and activation_kind(m) is None and any(True for _ in m.parameters()): before = m
+        res[m] = before if whole else None
+    return res
 
 # %% ../nbs/11_units.ipynb #record
 class UnitRecord:
@@ -75,7 +110,7 @@ class UnitRecord:
 
     def dead(self,
         layer, # Index or name
-        below:float=0. # Also with a smaller share alive than this
+        below:float=0. # Units alive for a smaller share of their values than this are dead too
     ) -> np.ndarray: # bool [T, C]; False where the layer did not run
         "Which units were never alive in a window"
         share = self.share(layer)
@@ -84,23 +119,26 @@ class UnitRecord:
     @property
     def dead_share(self):
         "float64 [T, L], share of dead units; nan where the layer did not run"
-        return np.stack([np.where(self.seen[n] > 0, self.dead(n).mean(1), np.nan) for n in self.layers], -1) if self.layers else np.empty((len(self), 0))
+        res = np.full((len(self), len(self.layers)), np.nan)
+        for i, n in enumerate(self.layers): res[:, i] = np.where(self.seen[n] > 0, self.dead(n).mean(1), np.nan)
+        return res
 
     def died(self, layer): return self.fates[self._name(layer)][0]  # int64 [C], first silent step of the latest death; -1: never died
     def woke(self, layer): return self.fates[self._name(layer)][1]  # int64 [C], step of waking from it; -1: never, or not dead
     def deaths(self, layer): return self.fates[self._name(layer)][2]  # int64 [C], how often it died
 
-    def table(self) -> pd.DataFrame:
-        "One row a layer: its units, how many of them are dead in the first and last window, how many died and woke"
+    def table(self,
+        below:float=0. # See `dead`
+    ) -> pd.DataFrame:
+        """One row a layer. `dead` and `dead_share`: in the last window in which it ran; `always_dead`: in every window; `died`,
+        `woke`: units that ever died, and of those that are awake again; `first_death`: the earliest of the deaths, -1 for none"""
         rows = []
-        for i, n in enumerate(self.layers):
-            dead, fate, share = self.dead(n), self.fates[n], self.dead_share[:, i]
-            ran = np.flatnonzero(self.seen[n])
-            rows.append(dict(layer=n, type=self.info[n]['type'], kind=self.info[n]['kind'], units=dead.shape[1],
-                             dead=int(dead[ran[-1]].sum()) if len(ran) else 0, dead_first=share[ran[0]] if len(ran) else np.nan,
-                             dead_last=share[ran[-1]] if len(ran) else np.nan, always=int(dead[ran].all(0).sum()) if len(ran) else 0,
-                             died=int((fate[2] > 0).sum()), woke=int((fate[1] >= 0).sum()),
-                             first_death=int(fate[0][fate[0] >= 0].min()) if (fate[0] >= 0).any() else -1))
+        for n in self.layers:
+            dead, (died, woke, deaths) = self.dead(n, below)[self.seen[n] > 0], self.fates[n]
+            last = dead[-1] if len(dead) else np.zeros(len(died), bool)
+            rows.append(dict(layer=n, type=self.info[n]['type'], kind=self.info[n]['kind'], units=len(died), dead=int(last.sum()),
+                             dead_share=float(last.mean()), always_dead=int(dead.all(0).sum()), died=int((deaths > 0).sum()),
+                             woke=int((woke >= 0).sum()), first_death=int(died[died >= 0].min(initial=died.max()))))
         return pd.DataFrame(rows)
 
     def to_df(self) -> pd.DataFrame:
@@ -113,3 +151,43 @@ class UnitRecord:
         head = f"Record of units: {len(self.layers)} layers, {len(self)} windows"
         if not len(self): return head + ' (nothing recorded)'
         return head + f", steps {self.columns['first'].min()} to {self.columns['last'].max()}\n{self.table().to_string(index=False)}"
+
+    def _repr_html_(self):
+        head = repr(self).partition('\n')[0]
+        return f"<pre>{head}</pre>" + (self.table().style.hide(axis='index').format(precision=3).to_html() if len(self) else '')
+
+    def plot(self, **kwargs): return plot_units(self, **kwargs)  # see `plot_units`
+
+# %% ../nbs/11_units.ipynb #plot-code
+def plot_units(
+    rec:UnitRecord, # What was recorded
+    layers=None, # Names to draw; None: all
+    cmap:str='viridis', dead:str='crimson', # Colours of the share alive, and of dead units
+    figsize:tuple[float, float]|None=None # Inches
+) -> plt.Figure:
+    "For every unit of every layer and every window, the share of values for which it was alive"
+    if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
+    layers = rec.layers if layers is None else [rec._name(n) for n in ([layers] if isinstance(layers, (str, int)) else layers)]
+    cols = min(len(layers), 4)
+    rows = math.ceil(len(layers)/cols)
+    fig, axs = plt.subplots(rows, cols, figsize=figsize or (max(3.2*cols + 1, 6), min(2.9*rows, 22) + .5), squeeze=False, sharex=True,
+                            layout='constrained')
+    edges, colors = step_edges(rec), plt.get_cmap(cmap).with_extremes(under=dead, bad='white')
+    for i, ax in enumerate(axs.flat):
+        if i >= len(layers): ax.axis('off'); continue
+        n = layers[i]
+        share = np.where(rec.dead(n), -1., rec.share(n))
+        mesh = ax.pcolormesh(edges, np.arange(share.shape[1] + 1) - .5, share.T, cmap=colors, vmin=0, vmax=1, rasterized=True)
+        ran = np.flatnonzero(rec.seen[n])
+        now = int((share[ran[-1]] < 0).sum()) if len(ran) else 0
+        word = 'dead' if rec.info[n]['kind'] == 'relu' else 'saturated'
+        ax.set_title(f"{n}  {rec.info[n]['type']}\n{now} of {share.shape[1]} {word} at the end", fontsize='medium')
+        ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
+        ax.tick_params(labelsize='small', labelbottom=i + cols >= len(layers))
+        if len(rec) > len(np.unique(rec.epochs)): mark_epochs(ax, rec, edges)
+    bar = fig.colorbar(mesh, ax=axs, extend='min', extendrect=True, extendfrac=.04, shrink=.9, pad=.02)
+    bar.set_label('share of values for which the unit is alive\n(red: for none; white: layer did not run)')
+    bar.ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f'{v:.0%}'))
+    fig.supxlabel('training step', fontsize='medium')
+    fig.supylabel('unit', fontsize='medium')
+    return fig

@@ -8,9 +8,12 @@ its rings, batch by batch; a `Watch` puts the taps of all of a learner's callbac
 # %% ../nbs/06_watch.ipynb #imports
 from __future__ import annotations
 
+import threading
 import warnings
 from contextlib import contextmanager
 from functools import partial
+from itertools import count
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -26,7 +29,7 @@ from .ring import Ring
 from .summary import fold, kernel_for
 
 # %% auto #0
-__all__ = ['PHASES', 'CANCEL', 'Recorder', 'Tap', 'Watch']
+__all__ = ['PHASES', 'TAPS', 'CANCEL', 'Recorder', 'Tap', 'call_names', 'aside', 'compiled', 'Watch']
 
 # %% ../nbs/06_watch.ipynb #recorder-class
 PHASES = 'train', 'valid', 'both'
@@ -45,19 +48,20 @@ class Recorder:
             raise TypeError(f"every={every!r} must be a whole number of steps")
         if every < 1: raise ValueError(f"every={every} must be at least 1 step")
         if phase not in PHASES: raise ValueError(f"phase={phase!r} must be one of {PHASES}")
-        self.bins, self.every, self.phase = bins, every, phase
+        self.bins, self.every, self.phase, self.lock = bins, every, phase, threading.Lock()
         self.rings = {valid: self.ring_type(capacity, 0, bins, when_full) for valid in (False, True) if phase in ('both', PHASES[valid])}
         self.reset()
 
     def reset(self):
         "Forget everything recorded"
-        self.names, self.info, self.left_out = [], {}, set()
-        self.step, self.epoch, self.fit, self._mark, self._cache = 0, -1, -1, None, None
+        self.names, self.info, self.left_out, self.optional = [], {}, set(), set()
+        self.step, self.epoch, self.fit, self.batch, self.muted, self._mark, self._cache = 0, -1, -1, 0, 0, None, None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
         self.rows = self._blank = None
         self._quiet()
 
-    def _quiet(self): self.on = self.dirty = self.training = self.backed = self.stepped = self.cancelled = self._part = False
+    def _quiet(self):
+        self.opened = self.on = self.dirty = self.training = self.backed = self.stepped = self.cancelled = self._part = False
 
     def prepare(self,
         names:list[str], # Layers that are about to be watched
@@ -71,17 +75,27 @@ class Recorder:
             self._blank = empty(len(self.names), bins=self.bins, device=device)
             self.rows = self._blank.clone()
 
+    def meet(self, name:str, kind:str|None, x:torch.Tensor):
+        "Remember what a layer is and gives, and when in a forward pass it came"
+        known = self.info.setdefault(name, {})
+        if 'shape' not in known:
+            known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()))
+            if kind: known['type'] = kind
+
     def leave_out(self, name:str):
         "Record this layer no more until the next fit"
         self.left_out.add(name)
-        self.row(name).copy_(self._blank[0])
+        for n in self.names:
+            if n == name or n.startswith(f'{name}:'): self.row(n).copy_(self._blank[0])
 
     def row(self, name:str) -> torch.Tensor: return self.rows[self.names.index(name)]  # float64 [B+9]
 
     def open(self, training:bool, iteration:int=0):
         "A batch begins"
+        if self.muted: return
         if self.dirty: self.settle()
-        self.training, self.backed, self.stepped, self.cancelled = training, False, False, False
+        self.batch += 1
+        self.opened, self.training, self.backed, self.stepped, self.cancelled = True, training, False, False, False
         ready = self.rows is not None and (not training) in self.rings  # no rows: reset since the epoch began
         self.on = ready and (self.step if training else iteration) % self.every == 0
 
@@ -89,12 +103,12 @@ class Recorder:
         mark # Changes with every epoch and fit: `(fit, epoch)`
     ):
         "A batch is over: commit what was folded, unless it was cancelled before its backward pass"
-        self.on = False
+        if not self.opened: return
+        self.opened = self.on = False
         done = self.stepped or not self.cancelled
         if self.dirty and (done or self.backed): self._commit(mark, not done)
         self.discard()
         if self.training and done: self.step, self._part = self.step + 1, False
-        self.stepped, self.cancelled = False, True  # closing twice counts no step twice
 
     def _commit(self, mark, unfinished):
         self.dirty, part, self._part = False, self._part and self.training, unfinished
@@ -131,108 +145,161 @@ class Recorder:
         parts = [r.read() for r in self.rings.values()]
         rows, columns = torch.cat([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
         order = np.lexsort((columns['valid'], columns['last']))
-        kept = [i for i, n in enumerate(self.names) if n not in self.left_out or rows[:, i, 0].any()]
+        silent = self.left_out | self.optional
+        kept = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, 0].any()]
         return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, info=dict(self.info))
 
     @property
     def nbytes(self) -> int: return sum(r.nbytes for r in self.rings.values()) + (0 if self.rows is None else 2*self.rows.nbytes)
 
-    def __getstate__(self): return dict(self.__dict__, rows=None, _blank=None, _cache=None)
+    def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k not in ('rows', '_blank', '_cache', 'lock')}
+    def __setstate__(self, state): self.__dict__.update(state, rows=None, _blank=None, _cache=None, lock=threading.Lock())
 
 # %% ../nbs/06_watch.ipynb #tap-class
+TAPS, _keys = WeakValueDictionary(), count()  # what the operation in a compiled graph finds its tap by
+
 class Tap:
     "Forward hook of one layer: folds its output into the layer's row"
     def __init__(self,
         recorder:Recorder, # Owner of the row
         name:str, # Of the layer
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto' # See `summary.fold`
+        kernel:str='auto', # See `summary.fold`
+        calls:int=1 # Calls in one forward pass that have rows of their own, see `call_names`; the last row takes the rest
     ):
-        self.recorder, self.name, self.pick, self.kernel = recorder, name, pick or first_float, kernel
-        self.row, self.failed = recorder.row(name), name in recorder.left_out
+        self.recorder, self.name, self.pick, self.kernel, self.key = recorder, name, pick or first_float, kernel, next(_keys)
+        self.rows = [recorder.row(n) for n in call_names(name, calls)]
+        self.row, self.batch, self.call = self.rows[0], -1, 0
         kernel_for(self.row, kernel)  # loaded now, and compiled if need be, not in the first batch
+        TAPS[self.key] = self
+
+    @property
+    def failed(self) -> bool: return self.name in self.recorder.left_out
 
     def __call__(self, module, args, output):
+        if torch.compiler.is_compiling(): return self.trace(output)
         if not self.recorder.on or self.failed or torch._C._current_graph_task_id() != -1: return
         try: self.see(module, output)
         except Exception as e: self.leave_out(e)
 
-    def see(self, module, output):
-        x = self.tensor(module, output)
-        self.recorder.dirty = True
-        fold(x, self.row, self.recorder.bins, self.kernel)
+    def trace(self, output):
+        x = self.pick(output)
+        if isinstance(x, torch.Tensor) and x.is_floating_point(): _take(x.detach(), self.row, self.key)
+
+    def see(self, module, output): self.take(self.tensor(module, output))
+
+    def take(self, x, row=None):
+        r = self.recorder
+        with r.lock:  # replicas of a module share its hooks, and run in threads
+            r.dirty = True
+            fold(x, self.next_row() if row is None else row, r.bins, self.kernel)
+
+    def next_row(self):
+        "The row of this call in this batch"
+        if len(self.rows) == 1: return self.row
+        self.batch, self.call = self.recorder.batch, self.call + 1 if self.batch == self.recorder.batch else 0
+        return self.rows[min(self.call, len(self.rows) - 1)]
 
     def tensor(self, module, output):
         "The tensor to record in what the layer returned"
         x = self.pick(output)
         if not isinstance(x, torch.Tensor) or not x.is_floating_point() or x.layout is not torch.strided:
             raise TypeError(f"no floating-point tensor to record in its output ({_describe(output if x is None else x)})")
-        known = self.recorder.info
-        if 'shape' not in known.setdefault(self.name, {}):
-            known[self.name] |= dict(type=type(module).__name__, shape=tuple(x.shape), order=sum('shape' in o for o in known.values()))
+        self.recorder.meet(self.name, type(module).__name__, x)
         return x
 
     def leave_out(self, cause):
-        self.failed = True
         self.recorder.leave_out(self.name)
         warnings.warn(f"layer {self.name!r} is left out of the record: {cause or type(cause).__name__}", stacklevel=2)
 
     def __reduce__(self): return _no_hook, ()  # a copy of a model does not take its hooks along
+
+def call_names(name, calls): return [name] + [f'{name}:{i}' for i in range(2, calls + 1)]
 
 def _describe(x): return f"{x.layout} {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
 
 def _none(*args): return None
 def _no_hook(): return _none
 
+@torch.library.custom_op('fastai_actstats::take', mutates_args={'row'}, schema='(Tensor x, Tensor(a!) row, int key) -> ()',
+                         tags=torch.Tag.cudagraph_unsafe)
+def _take(x, row, key):
+    "The tap of this key takes `x`"
+    tap = TAPS.get(key)
+    if tap is None or not tap.recorder.on or tap.failed or torch._C._current_graph_task_id() != -1: return
+    try:
+        tap.recorder.meet(tap.name, None, x)
+        tap.take(x, row)  # which in a graph may be a copy of the tap's own
+    except Exception as e: tap.leave_out(e)
+
 # %% ../nbs/06_watch.ipynb #watch-class
 CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException,
           CancelTrainException, CancelValidException)
 
+def aside(learn) -> bool:
+    "Is this not a fit of the user's: `lr_find`, or an evaluation?"
+    return hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked()
+
+def compiled(model:nn.Module) -> bool:
+    "Has any part of `model` been given to `torch.compile`?"
+    return any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
+
 class Watch:
-    "Stands in for a learner's `_do_epoch` during a fit, with the hooks of all members on the model while an epoch runs"
-    def __init__(self, learn):
-        self.learn, self.inner, self.members = learn, learn._do_epoch, []
+    "Stands in for a learner's `all_batches` during a fit, with the hooks of all members on the model while it runs"
+    def __init__(self, learn): self.learn, self.inner, self.members = learn, learn.all_batches, []
 
     @classmethod
     def join(cls, learn, member):
-        "Have `member.taps()` on the model in each epoch of the fit that begins"
-        watch = learn.__dict__.get('_do_epoch')
-        if not isinstance(watch, cls): watch = learn._do_epoch = cls(learn)
+        "Have `member.taps()` on the model while the batches of the fit run that `member.wants`"
+        watch = learn.__dict__.get('all_batches')
+        if not isinstance(watch, cls): watch = learn.all_batches = cls(learn)
         if member not in watch.members: watch.members.append(member)
 
     @classmethod
     def leave(cls, learn, member):
         "The fit of `member` is over"
-        watch = learn.__dict__.get('_do_epoch')
+        watch = learn.__dict__.get('all_batches')
         if not isinstance(watch, cls): return
         watch.members = [m for m in watch.members if m is not member]
         if not watch.members: watch.end()
 
     def end(self):
-        if self.learn.__dict__.get('_do_epoch') is self: del self.learn._do_epoch
+        if self.learn.__dict__.get('all_batches') is self: del self.learn.all_batches
 
     def __call__(self):
+        members = [m for m in self.members if m.learn is self.learn]  # a callback may have been removed
+        if self.learn.lock.locked() or not members: return self.inner()  # an evaluation amid a fit
         try:
-            with self.hooked(): self.inner()
+            with self.hooked([m for m in members if m.wants(self.learn.training)]): self.inner()
         except CANCEL: raise  # fastai goes on to `after_fit`
         except BaseException:
             self.end()
             raise
 
     @contextmanager
-    def hooked(self):
-        members = [m for m in self.members if m.learn is self.learn]  # a callback may have been removed
-        by_module = {}
+    def hooked(self, members):
+        taps = {}
         for m in members:
-            for module, tap in m.taps(): by_module.setdefault(module, []).append(tap)
-        handles = [module.register_forward_hook(taps[0] if len(taps) == 1 else partial(_all, taps))
-                   for module, taps in by_module.items()]
-        try: yield
+            for module, tap in m.taps(): taps.setdefault(module, []).append(tap)
+        try:
+            new = [_put(module, some) for module, some in taps.items()]  # in the `try`: Ctrl-C may come between two
+            if any(new) and compiled(self.learn.model): torch.compiler.reset()  # a graph of before has no taps in it
+            yield
         finally:
-            for h in handles: h.remove()
+            for module, some in taps.items(): module._forward_hooks.pop(getattr(some[0], 'hooked', [None])[0], None)
             for m in members: m.rest()
 
-    def __reduce__(self): return partial, (type(self.learn)._do_epoch, self.learn)  # a saved learner is not watched
+    def __reduce__(self): return partial, (type(self.learn).all_batches, self.learn)  # a saved learner is not watched
+
+def _put(module, taps):
+    "One hook for all taps of a module, under the number it had before if it is not new"
+    first = taps[0]
+    number, before, hook = getattr(first, 'hooked', (None, None, None))
+    if before == taps: module._forward_hooks[number] = hook
+    else:
+        hook = first if len(taps) == 1 else partial(_all, taps)
+        first.hooked = module.register_forward_hook(hook).id, taps, hook
+    return before != taps
 
 def _all(taps, module, args, output):
     for tap in taps: tap(module, args, output)

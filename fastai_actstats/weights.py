@@ -16,15 +16,16 @@ import torch
 
 from .bins import Bins
 from .callback import StatsCallback
+from .kernels import eager
 from .kernels.eager import block, merge
 from .layers import choose, named_layers
-from .plot import plot_stats
+from .plot import draw_lines, name_lines
 from .record import Record
-from .summary import KERNELS, fold
+from .summary import KERNELS, fold, kernel_for
 from .watch import Recorder
 
 # %% auto #0
-__all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'WeightStats']
+__all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'WeightStats', 'plot_update_ratio']
 
 # %% ../nbs/10_weights.ipynb #update-ratio
 def update_ratio(
@@ -48,7 +49,7 @@ def fold_all(
     "Merge the summary of each tensor into its row, small tensors of equal size together"
     groups = {}
     for x, i in zip(tensors, indices):
-        small = 0 < x.numel() <= SMALL and x.device == rows.device
+        small = 0 < x.numel() <= SMALL and x.device == rows.device and (x.is_cuda or kernel_for(x, kernel) is eager)
         groups.setdefault((x.numel(), x.dtype) if small else i, []).append((x, i))
     for group in groups.values():
         if len(group) == 1: fold(*group[0][:1], rows[group[0][1]], bins, kernel)
@@ -66,7 +67,8 @@ class WeightStats(StatsCallback):
     fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their layers
     are the names of parameters. Weights are those before the step; gradients those that the optimiser got, unscaled and clipped;
     updates the change that it made. A step that mixed precision skipped has gradients and no update; a parameter without a
-    gradient has neither. Weights are copied from just before the step to just after it, so for that time memory holds them twice."""
+    gradient has neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
+    copied from just before the step to just after it, so for that time memory holds them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
 
@@ -82,28 +84,29 @@ class WeightStats(StatsCallback):
         kernel:str='auto' # One of `summary.KERNELS`
     ):
         if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
-        self.kernel, self._params, self._index, self._before = kernel, {}, {}, None
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
+        self.kernel, self._params, self._types, self._index, self._parts = kernel, {}, {}, {}, {}
+        self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
 
     def chosen(self) -> dict:
         "Name → parameter, each tensor once"
-        every, res = named_layers(self.learn.model), {}
-        root, modules = next(iter(every)), every if self.layers is None else choose(self.learn.model, self.layers)
-        for name, module in modules.items():
-            inner = every if name == root else {n: m for n, m in every.items() if n == name or n.startswith(name + '.')}
-            for n, m in inner.items():
-                for p_name, p in m.named_parameters(recurse=False):
-                    if p.is_floating_point() and not any(p is q for q in res.values()):
-                        res[p_name if n == root else f'{n}.{p_name}'] = p
-        if not res: raise ValueError(f"layers={self.layers!r}: the {len(modules)} layers have no floating-point parameters to watch")
-        return res
+        every = named_layers(self.learn.model)
+        root, chosen = next(iter(every)), every if self.layers is None else choose(self.learn.model, self.layers)
+        inside = {id(m) for layer in chosen.values() for m in layer.modules()}
+        res = {}  # id of a parameter → its name, itself
+        for n, m in every.items():
+            for p_name, p in m.named_parameters(recurse=False) if id(m) in inside else ():
+                if p.is_floating_point(): res.setdefault(id(p), (p_name if n == root else f'{n}.{p_name}', type(m).__name__, p))
+        if not res: raise ValueError(f"layers={self.layers!r}: none of the {len(chosen)} layers has floating-point parameters to watch")
+        self._types = {n: kind for n, kind, _ in res.values()}
+        return {n: p for n, _, p in res.values()}
 
     def taps(self):
         self._params = {n: p for n, p in self.chosen().items() if n in self._names}
         r = self.recorder
         if self._params:
             r.prepare([n + end for end in KINDS.values() for n in self._params], next(iter(self._params.values())).device)
-            r.info.update({n: dict(type='', shape=tuple(p.shape)) for n, p in self._params.items()})
+            r.info.update({n: dict(type=self._types[n], shape=tuple(p.shape)) for n, p in self._params.items()})
         self._index = {n: i for i, n in enumerate(r.names)}
         return []
 
@@ -122,14 +125,20 @@ class WeightStats(StatsCallback):
             self._params, self._before = {}, None
             warnings.warn(f"WeightStats records no more in this epoch: {e or type(e).__name__}", stacklevel=2)
 
+    def _tell(self):
+        "Gradients, before the step: some of fastai's optimisers add weight decay to them"
+        self._fold('gradients', {n: p.grad for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
+        self._told = True
+
     def _copy(self):
+        self._tell()
         moving = {n: p for n, p in self._params.items() if p.grad is not None}
         self._before = dict(zip(moving, torch._foreach_mul(list(moving.values()), 1.))) if moving else {}
 
     def _compare(self):
         params, before, self._before = self._params, self._before or {}, None
         self._fold('weights', {**params, **before})
-        self._fold('gradients', {n: p.grad for n, p in params.items() if p.grad is not None and p.grad.layout is torch.strided})
+        if not self._told: self._tell()  # the step was skipped before it came to this callback
         if not before: return
         moved = list(before.values())
         torch._foreach_sub_(moved, [params[n] for n in before])
@@ -143,19 +152,22 @@ class WeightStats(StatsCallback):
         self._watching(self._compare)
 
     def after_batch(self):
-        self._before = None
+        self._before, self._told = None, False
         super().after_batch()
 
     def rest(self):
-        self._params, self._before = {}, None
+        self._params, self._before, self._told = {}, None, False
         super().rest()
 
     def _part(self, what):
         all_three, end = self.recorder.record, KINDS[what]
+        if self._parts.get('of') is not all_three: self._parts = {'of': all_three}
+        if what in self._parts: return self._parts[what]
         others = tuple(filter(None, KINDS.values()))
         kept = [i for i, n in enumerate(all_three.layers) if (n.endswith(end) if end else not n.endswith(others))]
         res = all_three[kept]
         res.layers, res.what = [n.removesuffix(end) for n in res.layers], what
+        self._parts[what] = res
         return res
 
     @property
@@ -168,3 +180,23 @@ class WeightStats(StatsCallback):
     def update_ratio(self) -> np.ndarray: # float64 [T, P], columns and parameters as in `record`
         "See the function `update_ratio`"
         return update_ratio(self.record, self.updates)
+
+    def plot_update_ratio(self, **kwargs): return plot_update_ratio(self.record, self.updates, **kwargs)  # see the function
+
+# %% ../nbs/10_weights.ipynb #plot-code
+def plot_update_ratio(
+    weights:Record, updates:Record, # As `update_ratio`
+    usual:float=-3., # Where the dashed line is drawn
+    ax=None, # Axes to draw on
+    figsize:tuple[float, float]|None=None # Inches
+): # The figure, or `ax` where it was given
+    "The update ratio of every parameter against step, and the line at which it is as large as usual"
+    if not len(weights) or not weights.layers: raise ValueError(f"nothing to draw: {weights!r}")
+    fig, draw = (None, ax) if ax is not None else plt.subplots(figsize=figsize or (8, 4), layout='constrained')
+    ratio = update_ratio(weights, updates)
+    draw_lines(draw, weights, np.where(np.isfinite(ratio), ratio, np.nan), 'how much a step changes a parameter')
+    draw.axhline(usual, color='black', ls='--', lw=1)
+    draw.text(.99, usual, f'{usual:g}: usual', transform=draw.get_yaxis_transform(), ha='right', va='bottom', fontsize='small')
+    draw.set_ylabel('log10(std of update / std of weight)')
+    name_lines(draw, weights)
+    return fig if ax is None else ax

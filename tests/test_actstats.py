@@ -78,7 +78,7 @@ def test_counts_add_up_and_nothing_is_left(learner, settings):
     rec = learn.act_stats.record
     assert (rec.hist.sum(-1) + rec.underflow + rec.overflow + rec.nonfinite == rec.count).all()
     assert rec.underflow.any() and rec.overflow.any()
-    assert hooks_on(learn.model) == before == [] and '_do_epoch' not in vars(learn)
+    assert hooks_on(learn.model) == before == [] and 'all_batches' not in vars(learn)
 
 def test_memory_of_10_000_steps_is_that_of_1_000():
     from fastai_actstats.watch import Recorder, Tap
@@ -132,7 +132,7 @@ def test_unknown_layers_are_refused_before_training(learner, settings, layers, e
     learn = learner(ActStats(layers))
     weights = [p.clone() for p in learn.model.parameters()]
     with pytest.raises(error, match=match): learn.fit(1, settings.lr)
-    assert all(map(torch.equal, weights, learn.model.parameters())) and not hooks_on(learn.model) and '_do_epoch' not in vars(learn)
+    assert all(map(torch.equal, weights, learn.model.parameters())) and not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
 def test_an_empty_model_is_refused(learner, settings):
     with pytest.raises(ValueError, match='has no layers to watch'): learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)(

@@ -102,7 +102,7 @@ def test_a_fit_that_ends_early_leaves_nothing(learner, error):
     learn = learner(cbs=[ActSample(n=10), Fail(error)])
     try: learn.fit(1, 0.05)
     except (KeyboardInterrupt, ZeroDivisionError): pass
-    assert not hooks_on(learn.model) and '_do_epoch' not in learn.__dict__ and learn.act_sample.reservoir is None
+    assert not hooks_on(learn.model) and 'all_batches' not in learn.__dict__ and learn.act_sample.reservoir is None
     if not learn.act_sample.samples:
         with pytest.raises(ValueError, match='nothing is sampled'): learn.act_sample.sample
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Fail)))

@@ -1,0 +1,176 @@
+"""GradStats against autograd, under everything that scales or cuts up a step."""
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import hooks_on
+from fastai.basics import Callback, CancelBatchException
+from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.training import GradientAccumulation
+from torch import nn
+from torch.amp import GradScaler, autocast
+from torch.utils.checkpoint import checkpoint
+
+from fastai_actstats.all import ActStats, GradStats
+from fastai_actstats.bins import Bins
+from fastai_actstats.demo import reference_cnn
+from fastai_actstats.summary import Summary
+from fastai_actstats.watch import Watch
+
+class CpuAmp(MixedPrecision):
+    "fastai's callback, which asks for CUDA, on the CPU"
+    def __init__(self, scale=2.**10, dtype=torch.bfloat16, **kwargs):
+        super().__init__()
+        self.scaler_args, self.dtype = dict(init_scale=scale, **kwargs), dtype
+    def before_fit(self):
+        self.autocast, self.learn.scaler, self.scales = autocast('cpu', dtype=self.dtype), GradScaler('cpu', **self.scaler_args), []
+
+class Keep(Callback):
+    "The gradient of the loss at the outputs of layers, by `torch.autograd.grad` on a copy of the model"
+    order = 1  # once the model is in training mode
+    def __init__(self, names, steps=3): self.names, self.steps, self.kept = names, steps, []
+    def before_batch(self):
+        if not self.learn.training or len(self.kept) == self.steps: return
+        model, outputs = copy.deepcopy(self.learn.model), {}
+        for n in self.names:
+            dict(model.named_modules())[n].register_forward_hook(lambda m, i, o, n=n: outputs.update({n: o}))
+        loss = self.learn.loss_func(model(*self.learn.xb), *self.learn.yb)
+        self.kept.append([g.double() for g in torch.autograd.grad(loss, [outputs[n] for n in self.names])])
+
+def check(rec, kept, names, rtol=1e-5):
+    for step, gradients in enumerate(kept):
+        for name, g in zip(names, gradients):
+            i = rec.layers.index(name)
+            np.testing.assert_allclose(rec.std[step, i], g.std(), rtol=rtol)
+            np.testing.assert_allclose(rec.mean[step, i], g.mean(), rtol=rtol, atol=rtol*g.std().item())
+            np.testing.assert_allclose([rec.min[step, i], rec.max[step, i]], [g.min(), g.max()], rtol=rtol)
+            want = Summary.of(g.float(), rec.bins)
+            assert rec.count[step, i] == g.numel() and np.abs(rec.hist[step, i] - want.hist.numpy()).sum() <= 1e-3*g.numel()
+
+def fitted(learner, settings, cbs, **kwargs):
+    learn = learner(cbs, **kwargs)
+    learn.fit(1, settings.lr/10)
+    return learn
+
+NAMES = ['0.0', '1.1', '2.2', '4.0']
+
+def inplace(model):
+    for m in model.modules():
+        if isinstance(m, nn.ReLU): m.inplace = True
+    return model
+
+def seeded(*models):
+    for m in models[1:]: m.load_state_dict(models[0].state_dict())
+    return models
+
+@pytest.mark.parametrize('model', [reference_cnn, lambda: inplace(reference_cnn())], ids=['plain', 'in-place'])
+def test_equal_autograds(learner, settings, model):
+    keep = Keep([n for n in NAMES if n != '1.1' or model is reference_cnn])  # autograd itself needs outputs that stay as they are
+    learn = learner([GradStats(NAMES), keep], model=model())
+    learn.fit(1, settings.lr)
+    rec = learn.grad_stats.record
+    assert rec.what == 'gradients' and rec.layers == NAMES and len(rec) == 14 and rec.bins == Bins.symlog()
+    assert (rec.hist.sum(-1) + rec.underflow + rec.overflow + rec.nonfinite == rec.count).all() and not rec.nonfinite.any()
+    check(rec, keep.kept, keep.names)
+
+def test_in_place_modules_change_nothing(learner, settings):
+    a, b = (fitted(learner, settings, GradStats(NAMES), model=model).grad_stats.record for model in seeded(reference_cnn(), inplace(reference_cnn())))
+    assert torch.equal(a.summary.rows, b.summary.rows) and np.isfinite(a.std).all()
+
+def test_the_loss_scale_is_taken_out(learner, settings):
+    a, b = (fitted(learner, settings, [GradStats(NAMES), CpuAmp(scale)]).grad_stats.record for scale in (1., 2.**12))
+    assert torch.equal(a.summary.rows, b.summary.rows), "powers of two scale without rounding"
+    assert (b.max < 1).all() and b.std[0, -1] > 1e-3
+
+def test_accumulation_is_one_batch_of_the_whole_step(learner, few, settings):
+    from fastai.basics import DataLoaders
+    halves = DataLoaders.from_dsets(few.train_ds, few.valid_ds, bs=settings.batch_size//2, device=torch.device('cpu'), num_workers=0)
+    for dls in (few, halves): dls.train.shuffle = False
+    try:
+        models = seeded(reference_cnn(False), reference_cnn(False))
+        runs = zip(models, (few, halves), ([], [GradientAccumulation(settings.batch_size)]))
+        a, b = (fitted(learner, settings, [GradStats(), *cbs], model=model, dls=dls).grad_stats.record for model, dls, cbs in runs)
+    finally: few.train.shuffle = True
+    assert len(a) == 14 and len(b) == 15 and (b.count[-1] == a.count[0]/2).all(), "the last half never made a step"
+    b = b.between(0, 13)
+    assert (a.steps == b.steps).all() and (a.count == b.count).all()
+    np.testing.assert_allclose(a.std[:5], b.std[:5], rtol=1e-3)
+    np.testing.assert_allclose(a.std[0], b.std[0], rtol=1e-5)
+
+class Odd(nn.Module):
+    "A part under checkpoint, a part called twice, a frozen part, one that doesn't run, one that returns its own parameter"
+    def __init__(self, reentrant):
+        super().__init__()
+        self.frozen, self.part, self.twice, self.idle, self.head = (nn.Linear(i, o) for i, o in ((784, 32), (32, 32), (32, 32), (2, 2), (32, 10)))
+        self.own, self.reentrant = Own(), reentrant
+        for p in self.frozen.parameters(): p.requires_grad_(False)
+    def forward(self, x):
+        x = self.frozen(x.flatten(1)) + self.own()
+        x = checkpoint(self.part, x, use_reentrant=self.reentrant)
+        return self.head(self.twice(self.twice(x).relu()).relu())
+
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(32))
+    def forward(self): return self.bias
+
+@pytest.mark.filterwarnings('ignore:None of the inputs have requires_grad')  # checkpoint says so in validation
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_layers_of_odd_kinds(learner, settings, reentrant):
+    model = Odd(reentrant)
+    learn = learner([GradStats(), ActStats()], model=model)
+    learn.fit(1, settings.lr)
+    rec, n = learn.grad_stats.record, settings.batch_size
+    count = dict(zip(rec.layers, rec.count[0]))
+    assert count == dict(frozen=0, part=32*n, twice=2*32*n, idle=0, head=10*n, own=32), count
+    assert np.isnan(rec.std[:, rec.layers.index('frozen')]).all()
+    assert not model.own.bias._backward_hooks and not hooks_on(model)
+
+def test_hooks_are_shared_and_go_whatever_ends_the_fit(learner, settings):
+    seen = []
+    class Stop(Callback):
+        def after_backward(self):
+            seen.append([len(m._forward_hooks) for m in self.learn.model.modules() if m._forward_hooks])
+            if self.learn.train_iter == 3: raise KeyboardInterrupt
+    learn = learner([ActStats(), GradStats(), Stop()])
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, settings.lr)
+    assert seen[0] == [1]*9 and not hooks_on(learn.model) and not isinstance(learn._do_epoch, Watch)
+    assert len(learn.grad_stats.record) == 4 == len(learn.act_stats.record)
+
+def test_a_batch_cancelled_before_its_backward_pass_leaves_nothing(learner, settings):
+    class Skip(Callback):
+        def after_loss(self):
+            if self.learn.training and self.learn.train_iter == 2: raise CancelBatchException
+    learn = learner([ActStats(), GradStats(), Skip()])
+    learn.fit(1, settings.lr)
+    assert (learn.grad_stats.record.steps == learn.act_stats.record.steps).all() and len(learn.grad_stats.record) == 13
+
+def test_gradients_that_are_not_finite_are_counted(learner, settings):
+    class Spoil(Callback):
+        def after_loss(self):
+            if self.learn.training and self.learn.train_iter == 5: self.learn.loss_grad = self.learn.loss_grad*float('nan')
+    learn = learner([GradStats(), Spoil()])
+    learn.fit(1, settings.lr)
+    rec = learn.grad_stats.record
+    assert not rec.nonfinite[:5].any() and rec.nonfinite[5].all(), "a ReLU lets no gradient through, NaN or not, where it is 0"
+    assert rec.nonfinite[5, -1] == rec.count[5, -1] and np.isnan(rec.std[5, -1])
+
+def test_bad_arguments_are_refused():
+    for kwargs, match in ((dict(kernel='fpga'), "kernel='fpga'"), (dict(every=0), 'every=0')):
+        with pytest.raises(ValueError, match=match): GradStats(**kwargs)
+    with pytest.raises(TypeError, match="pick='x'"): GradStats(pick='x')
+
+@pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor')  # dynamo looks at it
+def test_a_compiled_model_has_the_same_gradients(learner, settings):
+    models = seeded(reference_cnn(False), reference_cnn(False))
+    models[1][1].compile(backend='eager')
+    a, b = (fitted(learner, settings, GradStats(NAMES[:1] + ['1.0']), model=model).grad_stats.record for model in models)
+    assert a.layers == b.layers and torch.equal(a.summary.rows, b.summary.rows) and (a.count > 0).all()
+
+def test_calls_are_told_apart(learner, settings):
+    model = Odd(False)
+    one, two = (fitted(learner, settings, GradStats('twice', calls=calls), model=m).grad_stats.record for calls, m in zip((1, 2), seeded(Odd(False), model)))
+    assert two.layers == ['twice', 'twice:2'] and (two.count.sum(1) == one.count[:, 0]).all() and (two.count[:, 0] == two.count[:, 1]).all()
+    assert (two.max.max(1) == one.max[:, 0]).all() and (two.std[:, 0] != two.std[:, 1]).all()
