@@ -28,7 +28,7 @@ from fastai_actstats.weights import WeightStats
 
 RESULTS = Path(__file__).parent/'results'/'faults.json'
 TABLE = Path(__file__).parent.parent/'docs'/'faults.md'
-SEEDS = {'tune': (1, 2), 'judge': (11, 12)}  # of digits, weights and the order of batches
+SEEDS = {'tune': (1, 2, 11, 12), 'judge': (13, 14, 15)}  # of digits, weights and the order of batches
 LAST = 10**9
 
 @dataclass
@@ -252,8 +252,12 @@ HEAD = """# How far to trust the report
 Trainings on real digits with a fault put in on purpose, and healthy ones beside them, each with `ActStats`, `GradStats`,
 `WeightStats(every=3)` and `DeadUnits` on it; written by `python bench/faults.py`. A fault counts as named when one of the expected
 findings is reported for the right layer (a glob) within the right steps; a healthy run counts as right when nothing is reported.
-What else is reported of a faulty run mostly follows from the fault. Thresholds were chosen on other seeds, learning rates, widths and depths
-(`--runs tune`).
+What else is reported of a faulty run mostly follows from the fault.
+
+Thresholds were chosen on other seeds, learning rates, widths and depths (`--runs tune`, seeds 1 and 2). A first judgement, on
+seeds 11 and 12, named all 34 faulty runs and raised one false alarm among 30 healthy ones ('exploding' in a residual network, at a convolution
+before a batchnorm, where the size of a gradient says little). The rule has left out such layers since, and was judged anew on
+seeds 13 to 15, which nothing was chosen on.
 
 """
 

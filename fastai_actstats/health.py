@@ -15,6 +15,7 @@ from html import escape
 
 import numpy as np
 import pandas as pd
+import torch
 from fastai.basics import Callback, CancelFitException
 
 from .record import Record
@@ -22,7 +23,7 @@ from .rules import RULES, Finding
 from .watch import aside
 
 # %% auto #0
-__all__ = ['Report', 'examine', 'report', 'records', 'diagnose', 'StopOnTrouble']
+__all__ = ['NOTHING', 'Report', 'examine', 'report', 'watching', 'records', 'diagnose', 'StopOnTrouble']
 
 # %% ../nbs/21_health.ipynb #report-class
 class Report:
@@ -103,7 +104,8 @@ def examine(
         place = {n: i for i, n in enumerate(rec.layers)}
         for r, values in chosen.values():
             if rec.what not in r.what or not set(r.needs) <= set(kinds): continue
-            with np.errstate(all='ignore'):
+            with np.errstate(all='ignore'), warnings.catch_warnings():
+                warnings.simplefilter('ignore', RuntimeWarning)  # layers that did not run are nan
                 found += [(f.since, rec.what != 'activations', place.get(f.layer, -1), f)
                           for f in r.check(rec, *(kinds[k] for k in r.needs), **values)]
     looked = '; '.join(f"{rec.what} of {len(rec.layers)} layers over {rec.columns['last'].max() + 1} steps" for rec in records if len(rec))
@@ -119,10 +121,16 @@ def report(
 
 Record.report = report
 
+NOTHING = "no callback of this learner records anything; give it cbs=ActStats()"
+
+def watching(learn) -> list:
+    "The learner's callbacks that record something"
+    return [cb for cb in learn.cbs if isinstance(getattr(type(cb), 'record', None), property)]
+
 def records(learn) -> list:
-    "What the learner's callbacks have recorded"
+    "What they have recorded"
     res = []
-    for cb in learn.cbs:
+    for cb in watching(learn):
         for name, what in (('record', None), ('updates', None), ('grads', 'weight gradients')):
             if not isinstance(getattr(type(cb), name, None), property): continue
             rec = getattr(cb, name)
@@ -136,9 +144,8 @@ def diagnose(
     **thresholds # Rule → dict of its thresholds
 ) -> Report:
     "One report over everything that the learner's callbacks recorded"
-    found = records(learn)
-    if not found: raise ValueError("no callback of this learner records anything; give it cbs=ActStats()")
-    return examine(found, rules, **thresholds)
+    if not watching(learn): raise ValueError(NOTHING)
+    return examine(records(learn), rules, **thresholds)
 
 # %% ../nbs/21_health.ipynb #stop-class
 class StopOnTrouble(Callback):
@@ -154,10 +161,12 @@ class StopOnTrouble(Callback):
     ):
         super().__init__()
         _chosen(rules, thresholds)
-        self.rules, self.every, self.thresholds, self.reason = rules, every, thresholds, None
+        self.rules, self.every, self.thresholds, self.reason, self.failed = rules, every, thresholds, None, False
 
     def before_fit(self):
-        if not aside(self.learn): self.reason, self.steps = None, 0
+        if aside(self.learn): return
+        if not watching(self.learn): raise ValueError(NOTHING)
+        self.reason, self.steps, self.failed = None, 0, False
 
     def after_batch(self):
         if not self.training: return
@@ -165,12 +174,23 @@ class StopOnTrouble(Callback):
         if self.every and self.steps % self.every == 0: self.look()
     def after_epoch(self): self.look()
 
+    def _anywhere(self, found):
+        "Has any of the processes that train together found something? They end together or not at all"
+        if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return bool(found)
+        flag = torch.tensor(float(bool(found)), device=next(self.learn.model.parameters()).device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+        return bool(flag)
+
     def look(self):
         "End the fit if there is a reason to"
-        if self.reason or aside(self.learn): return
-        found = diagnose(self.learn, self.rules, **self.thresholds)
-        if not found: return
+        if self.reason or self.failed or aside(self.learn): return
+        try: found = diagnose(self.learn, self.rules, **self.thresholds)
+        except Exception as e:  # a rule of the user's, perhaps
+            found, self.failed = [], True
+            warnings.warn(f"StopOnTrouble looks no more: {e or type(e).__name__}", stacklevel=2)
+        if not self._anywhere(found): return
         self.reason = found
+        if not found: raise CancelFitException()  # another rank says why
         f = next(iter(found))
         warnings.warn(f"the fit is ended after {self.steps} steps: {f.finding} in layer {f.layer!r} since step {f.since} ({f.evidence})", stacklevel=2)
         raise CancelFitException()

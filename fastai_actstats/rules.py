@@ -279,6 +279,7 @@ def exploding_gradients(rec,
 ):
     "Gradients that grow on their way back, or with time"
     norm = strength(rec)
+    norm[:, ['Norm' in (after(rec, i) or '') for i in range(len(rec.layers))]] = np.nan  # a norm layer makes it as large as its input is small
     if not len(rec) or not np.isfinite(norm).any(): return
     last, start = norm[:, -1:], np.nanmedian(np.nanmax(norm, 1)[:10])
     for bad, times, than in ((norm > depth*last, norm/np.maximum(last, 1e-300), f"as at {rec.layers[-1]}"),
