@@ -270,8 +270,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'fastai_actstats/feature_maps.py'),
                                               'fastai_actstats.feature_maps.activation': ( 'feature_maps.html#activation',
                                                                                            'fastai_actstats/feature_maps.py'),
-                                              'fastai_actstats.feature_maps.channel_dim_of': ( 'feature_maps.html#channel_dim_of',
-                                                                                               'fastai_actstats/feature_maps.py'),
                                               'fastai_actstats.feature_maps.feature_maps': ( 'feature_maps.html#feature_maps',
                                                                                              'fastai_actstats/feature_maps.py'),
                                               'fastai_actstats.feature_maps.layer_table': ( 'feature_maps.html#layer_table',

@@ -7,8 +7,8 @@ No name here shadows one of fastai's."""
 # %% auto #0
 __all__ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
            'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose',
-           'compare', 'diagnose', 'embed', 'feature_maps', 'heatmap', 'is_rank0', 'layer_table', 'merge_records',
-           'rule', 'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
+           'compare', 'diagnose', 'embed', 'feature_maps', 'is_rank0', 'layer_table', 'merge_records', 'rule',
+           'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
 
 # %% ../nbs/99_all.ipynb #names
 from .bins import Bins
@@ -16,7 +16,7 @@ from .callback import ActStats
 from .compare import compare
 from .dead_units import DeadUnits
 from .distributed import is_rank0
-from .embedding import embed, heatmap
+from .embedding import embed
 from .feature_files import save_feature_maps
 from .feature_maps import feature_maps, layer_table
 from .feature_plots import show_feature_maps
@@ -37,5 +37,5 @@ from .weights import WeightStats
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
          'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose', 'compare',
-         'diagnose', 'embed', 'feature_maps', 'heatmap', 'is_rank0', 'layer_table', 'merge_records', 'rule', 'sample_activations', 'save_feature_maps',
+         'diagnose', 'embed', 'feature_maps', 'is_rank0', 'layer_table', 'merge_records', 'rule', 'sample_activations', 'save_feature_maps',
          'show_feature_maps', 'show_filters', 'thresholds']

@@ -150,7 +150,8 @@ def heatmap(
     classes = None if values is None else _classes(values)
     order = np.arange(len(x)) if values is None else np.argsort(values, kind='stable')
     signed = np.nanmin(x) < 0
-    style = dict(cmap=cmap or ('vlag' if signed else 'viridis'), center=0 if signed else None, rasterized=True, yticklabels=False)
+    style = dict(cmap=cmap or ('vlag' if signed else 'viridis'), center=0 if signed else None)
+    style |= dict(rasterized=True, yticklabels=False, xticklabels=max(1, x.shape[1]//16))
     marks = [classes[v] for v in values[order].tolist()] if classes else None
     table = pd.DataFrame(np.nan_to_num(x[order]) if cluster else x[order])
     with warnings.catch_warnings():

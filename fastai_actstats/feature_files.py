@@ -19,6 +19,7 @@ from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
 from .bins import Bins
+from .dead_units import makers
 from .feature_maps import LayerMaps, activation
 from .feature_plots import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette, zoom_for
 from .layers import choose
@@ -94,6 +95,7 @@ def save_feature_maps(
     look = learn if isinstance(learn, Look) else Look(learn, x)
     names = {m: n for n, m in choose(look.model, _leaf if layers is None else layers).items()}
     out, colors, calls, rows = Path(dir), palette(cmap), dict.fromkeys(names.values(), 0), []
+    made = makers(look.model)
     out.mkdir(parents=True, exist_ok=True)
     (out/'thumbs').mkdir(exist_ok=True)
     bar = iter(progress_bar(range(len(names)), leave=False) if progress else ())
@@ -123,7 +125,7 @@ def save_feature_maps(
             maps = activation(module, output)
             if maps is None or maps.dim() < 2: raise TypeError("it returned no tensor of floats with a batch dimension")
             row['shape'] = tuple(maps.shape)
-            write(LayerMaps(name, module, calls[name], maps, channel_dim), row)
+            write(LayerMaps(name, module, calls[name], maps, channel_dim, made[module]), row)
         except Exception as e: row['error'] = str(e) or type(e).__name__
 
     try: look.run(dict.fromkeys(names, hook))

@@ -14,25 +14,14 @@ import pandas as pd
 import torch
 from torch import nn
 
+from .dead_units import channel_axis, makers
 from .layers import choose, first_float, named_layers
-from .look import CONVS, Look, Stop
+from .look import Look, Stop
 
 # %% auto #0
-__all__ = ['UNITS_LAST', 'UNITS_SECOND', 'channel_dim_of', 'activation', 'layer_table', 'LayerMaps', 'with_maps', 'feature_maps']
+__all__ = ['activation', 'layer_table', 'LayerMaps', 'with_maps', 'feature_maps']
 
-# %% ../nbs/41_feature_maps.ipynb #channel-code
-UNITS_LAST = nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer
-UNITS_SECOND = *CONVS, nn.ConvTranspose1d, nn.BatchNorm1d, nn.MaxPool1d, nn.AvgPool1d, nn.AdaptiveAvgPool1d
-
-def channel_dim_of(
-    module:nn.Module, # The layer
-    ndim:int # Number of dimensions of its output, the batch included
-) -> int: # Positive
-    "The dimension of a layer's output that counts channels or units"
-    if ndim < 3: return ndim - 1
-    last = isinstance(module, UNITS_LAST) or ndim == 3 and not isinstance(module, UNITS_SECOND)
-    return ndim - 1 if last else 1
-
+# %% ../nbs/41_feature_maps.ipynb #activation-code
 def activation(
     module:nn.Module, # The layer
     output # What it returned
@@ -79,9 +68,10 @@ class LayerMaps:
         name:str, module:nn.Module, # The layer
         call:int, # Which of its calls in the forward pass, from 1
         maps:torch.Tensor, # [N, ...]
-        channel_dim:int|None=None # Dimension that counts channels or units; None: see `channel_dim_of`
+        channel_dim:int|None=None, # Dimension that counts channels or units; None: see `dead_units.channel_axis`
+        maker:nn.Module|None=None # The layer whose layout the output has
     ):
-        dim = channel_dim_of(module, maps.dim()) if channel_dim is None else channel_dim
+        dim = channel_axis(tuple(maps.shape), maker) if channel_dim is None else channel_dim
         if not -maps.dim() <= dim < maps.dim() or dim % maps.dim() == 0:
             raise ValueError(f"channel_dim={dim} is no dimension behind the batch in layer {name!r}'s output {tuple(maps.shape)}")
         self.name, self.type, self.call, self._maps = name, type(module).__name__, call, maps
@@ -161,18 +151,19 @@ def feature_maps(
     x=0, # What goes in: see `look.prepare`; the first item of the validation set
     layers=None, # See `layers.choose`; None: leaf modules with parameters, as `ActStats`
     *,
-    channel_dim:int|None=None # Dimension that counts channels; None: see `channel_dim_of`
+    channel_dim:int|None=None # Dimension that counts channels; None: as the layer, or the one before an activation, has it
 ): # Generator of `LayerMaps`
     """One layer's maps at a time, in order of execution; each is freed before the next is made.
 
     A layer that runs several times gives its maps as often. The model is run up to a layer for each: see above for the cost."""
     look = learn if isinstance(learn, Look) else Look(learn, x)
     calls = with_maps(look, layers)
-    modules = named_layers(look.model)
+    modules, made = named_layers(look.model), makers(look.model)
     def each():
         for name, n in calls.items():
             for call in range(1, n + 1):
-                one = LayerMaps(name, modules[name], call, _maps(look, modules[name], call), channel_dim)
+                m = modules[name]
+                one = LayerMaps(name, m, call, _maps(look, m, call), channel_dim, made[m])
                 yield one
                 one.free()
     return each()

@@ -7,7 +7,6 @@
 # %% ../nbs/46_sampling.ipynb #imports
 from __future__ import annotations
 
-import sys
 import warnings
 from functools import partial
 
@@ -16,7 +15,8 @@ import torch
 from fastai.basics import Callback, find_bs
 
 from .callback import StatsCallback
-from .feature_maps import activation, channel_dim_of
+from .dead_units import channel_axis, makers
+from .feature_maps import activation
 from .layers import choose, named_layers
 from .look import forward, model_of, still, to_model
 from .samples import Reservoir, Sample
@@ -30,16 +30,17 @@ POOLS = 'mean', 'max', None
 
 class SampleTap:
     "Forward hook of one layer: puts the chosen items of a batch into the reservoir"
-    def __init__(self, sampler, name, pool, channel_dim):
-        self.sampler, self.name, self.pool, self.channel_dim, self.failed = sampler, name, pool, channel_dim, False
+    def __init__(self, sampler, name, pool, channel_dim, maker):
+        self.sampler, self.name, self.pool, self.failed = sampler, name, pool, False
+        self.channel_dim, self.maker = channel_dim, maker
 
     def __call__(self, module, args, output):
         reservoir = self.sampler()
-        if reservoir is None or self.failed: return
+        if reservoir is None or self.failed or torch.compiler.is_compiling(): return
         try:
             x = activation(module, output)
             if x is None: raise TypeError("no tensor of floats in its output")
-            dim = (channel_dim_of(module, x.dim()) if self.channel_dim is None else self.channel_dim) % x.dim()
+            dim = (channel_axis(tuple(x.shape), self.maker) if self.channel_dim is None else self.channel_dim) % x.dim()
             reservoir.put(self.name, x, partial(self.pooled, dim=dim))
         except Exception as e:
             self.failed = True
@@ -98,7 +99,7 @@ class ActSample(Callback):
         super().__init__()
         self.layers, self.n, self.pool, self.every_epoch = layers, n, pool, every_epoch
         self.seed, self.channel_dim = seed, channel_dim
-        self.samples, self.reservoir, self._on = [], None, False
+        self.samples, self.reservoir, self._done, self._on = [], None, None, False
 
     def before_fit(self):
         if aside(self.learn): return
@@ -107,8 +108,8 @@ class ActSample(Callback):
         Watch.join(self.learn, self)
 
     def taps(self):
-        modules = named_layers(self.learn.model)
-        def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim)
+        modules, made = named_layers(self.learn.model), makers(self.learn.model)
+        def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim, made[modules[name]])
         return [(modules[n], tap(n)) for n in self._names if n in modules]
 
     def before_validate(self): self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
@@ -123,14 +124,13 @@ class ActSample(Callback):
         except Exception as e: warnings.warn(f"targets and predictions are left out of the sample: {e}", stacklevel=2)
 
     def after_validate(self):
-        r, self.reservoir = self.reservoir, None
+        r, self._done = self._done, None
         if r is None or not r.seen: return
         new = _sample(r, self._first + self.learn.epoch, self.pool, self.seed, _vocab(self.learn.dls))
         self.samples = [*self.samples, new] if self.every_epoch else [new]
 
     def wants(self, training): return not training
-    def rest(self):
-        if sys.exc_info()[0] is not None: self.reservoir = None  # the validation set was not gone through
+    def rest(self): self._done, self.reservoir = self.reservoir, None  # the batches are over, in whatever way
     def after_fit(self):
         if aside(self.learn): return
         self._on = False
@@ -158,6 +158,7 @@ def sample_activations(
     "A uniform sample of the activations over a data set, outside training; the model is left as it was"
     _check_pool(pool)
     model, reservoir = model_of(learn), Reservoir(n, seed)
+    made = makers(model)
     if dl is None:
         if not hasattr(learn, 'dls'): raise TypeError("a model has no data: give dl=, or the Learner")
         dl = learn.dls.valid
@@ -166,7 +167,7 @@ def sample_activations(
     try:
         with still(model):
             for name, m in choose(model, layers).items():
-                m.register_forward_hook(SampleTap(lambda: reservoir, name, pool, channel_dim))  # off again with `still`
+                m.register_forward_hook(SampleTap(lambda: reservoir, name, pool, channel_dim, made[m]))  # off again with `still`
             for batch in dl:
                 batch = batch if isinstance(batch, (list, tuple)) else (batch,)
                 k = getattr(dl, 'n_inp', max(len(batch) - 1, 1))

@@ -61,3 +61,15 @@ def hooks_on(model):
     "Every hook that sits on any module of the model"
     kinds = [k for k in vars(torch.nn.Module()) if k.endswith('_hooks')]
     return [(name, kind) for name, m in model.named_modules() for kind in kinds if getattr(m, kind)]
+
+ROWS = {}
+
+@pytest.fixture
+def record_row(request):
+    "Note a line of the table of what holds; `ACTSTATS_TABLE=file` has them written at the end of a session without workers"
+    def note(table, name, *cells): ROWS.setdefault(table, {})[name] = cells
+    return note
+
+def pytest_sessionfinish(session):
+    import json
+    if os.environ.get('ACTSTATS_TABLE') and ROWS: Path(os.environ['ACTSTATS_TABLE']).write_text(json.dumps(ROWS, indent=1))

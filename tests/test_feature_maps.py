@@ -12,7 +12,7 @@ from torch import nn
 from fastai_actstats import feature_files
 from fastai_actstats.callback import ActStats
 from fastai_actstats.feature_files import save_feature_maps
-from fastai_actstats.feature_maps import LayerMaps, channel_dim_of, feature_maps, layer_table
+from fastai_actstats.feature_maps import LayerMaps, feature_maps, layer_table
 from fastai_actstats.feature_plots import BAD, GAP, TOP, canvas, mosaic, ordered, show_feature_maps
 from fastai_actstats.filters import filter_weights, show_filters
 
@@ -96,14 +96,13 @@ def test_the_table_of_layers(block):
     assert table.loc['a', ['params', 'trainable']].tolist() == [40, 4]
     assert table.loc['Block', 'params'] == sum(p.numel() for p in model.parameters())
 
-@pytest.mark.parametrize('module, shape, dim', [
-    (nn.Conv2d(1, 1, 1), (2, 5, 7, 7), 1), (nn.Linear(1, 1), (2, 7, 7, 5), 3), (nn.Linear(1, 1), (2, 5), 1), (nn.ReLU(), (2, 5, 7, 7), 1),
-    (nn.ReLU(), (2, 7, 5), 2), (nn.Conv1d(1, 1, 1), (2, 5, 7), 1), (nn.LayerNorm(1), (2, 7, 5), 2), (nn.BatchNorm1d(5), (2, 5, 7), 1),
-    (nn.Conv3d(1, 1, 1), (2, 5, 7, 7, 7), 1), (nn.LSTM(1, 1), (2, 7, 5), 2)])
-def test_channels_are_found(module, shape, dim):
-    assert channel_dim_of(module, len(shape)) == dim and shape[dim] == 5
-    one = LayerMaps('x', module, 1, torch.randn(shape))
-    assert one.channels(1).shape[0] == 5 and one.planes(1).dim() == 3 and len(one.stats()) == 5
+@pytest.mark.parametrize('layers, x, shape', [
+    ([nn.Conv2d(1, 5, 3), nn.ReLU()], (2, 1, 9, 9), (5, 7, 7)), ([nn.Linear(3, 5), nn.GELU()], (2, 7, 8, 3), (5, 7, 8)),
+    ([nn.Linear(3, 5), nn.ReLU()], (2, 3), (5,)), ([nn.Conv1d(3, 5, 3), nn.ReLU()], (2, 3, 9), (5, 7)),
+    ([nn.Linear(3, 5), nn.LayerNorm(5)], (2, 7, 3), (5, 7)), ([nn.Conv3d(1, 5, 3), nn.MaxPool3d(2)], (2, 1, 9, 9, 9), (5, 3, 3, 3))])
+def test_channels_come_first(layers, x, shape):
+    one = next(feature_maps(nn.Sequential(*layers), torch.randn(x), '1'))
+    assert one.channels(1).shape == shape and one.planes(1).dim() == 3 and len(one.stats()) == 5
 
 def test_a_recurrent_layer_comes_batch_first():
     one, = feature_maps(nn.LSTM(3, 4), torch.randn(7, 2, 3), '*')
