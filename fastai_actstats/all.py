@@ -37,5 +37,6 @@ from .weights import WeightStats
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
          'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose', 'compare',
-         'diagnose', 'embed', 'feature_maps', 'is_rank0', 'layer_table', 'merge_records', 'rule', 'sample_activations', 'save_feature_maps',
+         'diagnose', 'embed', 'feature_maps', 'is_rank0', 'layer_table', 'merge_records', 'rule', 'sample_activations',
+         'save_feature_maps',
          'show_feature_maps', 'show_filters', 'thresholds']
