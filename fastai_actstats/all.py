@@ -7,7 +7,7 @@ No name here shadows one of fastai's."""
 # %% auto #0
 __all__ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
            'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose',
-           'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'rule', 'sample_activations',
+           'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'rule', 'sample_activations',
            'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
 
 # %% ../nbs/99_all.ipynb #names
@@ -36,5 +36,5 @@ from .weights import WeightStats
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
          'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose', 'compare',
-         'diagnose', 'embed', 'feature_maps', 'layer_table', 'rule', 'sample_activations', 'save_feature_maps',
-         'show_feature_maps', 'show_filters', 'thresholds']
+         'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'rule', 'sample_activations',
+         'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
