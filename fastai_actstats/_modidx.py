@@ -881,6 +881,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'fastai_actstats/watch.py'),
                                        'fastai_actstats.watch.Recorder._quiet': ('watch.html#recorder._quiet', 'fastai_actstats/watch.py'),
                                        'fastai_actstats.watch.Recorder._read': ('watch.html#recorder._read', 'fastai_actstats/watch.py'),
+                                       'fastai_actstats.watch.Recorder.begin': ('watch.html#recorder.begin', 'fastai_actstats/watch.py'),
                                        'fastai_actstats.watch.Recorder.close': ('watch.html#recorder.close', 'fastai_actstats/watch.py'),
                                        'fastai_actstats.watch.Recorder.discard': ( 'watch.html#recorder.discard',
                                                                                    'fastai_actstats/watch.py'),

@@ -76,8 +76,7 @@ class StatsCallback(Callback):
             if self._taps and compiled(self.learn.model) and not self.learn.lock.locked(): Watch.join(self.learn, self)  # `lr_find`
             return
         self._names = list(self.chosen())
-        self.recorder.left_out.clear()
-        self.recorder.muted = 0
+        self.recorder.begin()
         self.fit_id = object()
         self.ranks.begin(self.name)
         Watch.join(self.learn, self)

@@ -63,6 +63,12 @@ class Recorder:
     def _quiet(self):
         self.opened = self.on = self.dirty = self.training = self.backed = self.stepped = self.cancelled = self._part = False
 
+    def begin(self):
+        "A fit begins: its first batch is a step of its own, whatever the last fit left unfinished"
+        if self._part: self.step, self._part = self.step + 1, False
+        self.left_out.clear()
+        self.muted = 0
+
     def prepare(self,
         names:list[str], # Layers that are about to be watched
         device:torch.device # Where most of them run
