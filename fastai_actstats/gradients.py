@@ -36,6 +36,7 @@ class GradTap(Tap):
         super().__init__(recorder, name, pick, kernel, calls)
         self.scale, self.handles = scale, []
 
+    @torch.compiler.disable  # a hook on a tensor cannot be part of a graph
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed: return  # a checkpointed layer has a gradient only when it runs again
         (self.outside if torch.compiler.is_compiling() else self.attach)(module, output)

@@ -365,7 +365,9 @@ def test_export_and_load(learner, settings, tmp_path, pictures):
     assert torch.equal(again.act_stats.record.summary.rows, rec.summary.rows) and again.act_stats.learn is again
     assert sizes['watched'] - sizes['alone'] < rec.nbytes + 20_000 and not hooks_on(again.model)
     learn.save('weights')
-    learn.load('weights')
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'numpy.core is deprecated')
+        learn.load('weights')
     assert len(learn.act_stats.record) == len(pictures.train)
 
 class AmidTheFit(Callback):
