@@ -114,5 +114,5 @@ def main(
     stats = both.table()
     stats.to_csv(args.out/'stats.csv', index=False)
     print(stats.to_string(index=False, float_format=lambda v: f'{v:.3f}'))
-    for learn in runs.values(): print(repr(learn.act_stats))
+    for name, learn in runs.items(): print(f"{learn.act_stats!r}\n{name}: {learn.act_stats.record.report()}\n")
     print(f"written to {args.out}/: {', '.join(figures)}, stats.csv")
