@@ -86,8 +86,9 @@ class StatsCallback(Callback):
     def after_step(self): self.recorder.stepped = True
     def after_cancel_batch(self): self.recorder.cancelled = True
     def after_batch(self):
+        step = self.recorder.step
         try: self.recorder.close(self._mark())
-        except Exception as e: warnings.warn(f"{self.name}: step {self.recorder.step} is not recorded: {e}", stacklevel=2)
+        except Exception as e: warnings.warn(f"{self.name}: step {step} is not recorded: {e}", stacklevel=2)
 
     def after_fit(self):
         "The hooks are off already; the learner gets its own `all_batches` back"

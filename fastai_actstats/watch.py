@@ -112,17 +112,19 @@ class Recorder:
         if not self.opened: return
         self.opened = self.on = False
         done = self.stepped or not self.cancelled
-        if self.dirty and (done or self.backed): self._commit(mark, not done)
-        self.discard()
-        if self.training and done: self.step, self._part = self.step + 1, False
+        try:
+            if self.dirty and (done or self.backed): self._commit(mark, not done)
+        finally:
+            self.discard()
+            if self.training and done: self.step, self._part = self.step + 1, False
 
     def _commit(self, mark, unfinished):
         self.dirty, part, self._part = False, self._part and self.training, unfinished
         if self._mark is None or mark[0] != self._mark[0]: self.fit += 1
         if mark != self._mark: self.epoch += 1
         self._mark = mark
-        self.push(self.step if self.training else max(self.step - 1, 0), part)
-        self.rows.copy_(self._blank)
+        try: self.push(self.step if self.training else max(self.step - 1, 0), part)
+        finally: self.rows.copy_(self._blank)  # `dirty` is false already: an interrupt must not commit twice
 
     def push(self, step:int, part:bool):
         "Into the ring of this phase"
