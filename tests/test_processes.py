@@ -1,0 +1,73 @@
+"""The kernels beside forked worker processes, in two threads, and after a fork."""
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+from conftest import ROOT
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, set_seed
+from torch import nn
+
+from fastai_actstats.all import ActStats
+from fastai_actstats.kernels import cpu
+from fastai_actstats.kernels.eager import MEAN
+from fastai_actstats.summary import Summary
+
+def quiet(learn):
+    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
+    learn.logger = lambda *args: None
+    return learn
+
+def wide(few, workers=0):
+    "A network whose first output is large enough for several threads"
+    dls = DataLoaders.from_dsets(few.train_ds, few.valid_ds, bs=64, num_workers=workers, device=torch.device('cpu'))
+    model = nn.Sequential(nn.Conv2d(1, 10, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=ActStats()))
+
+@pytest.fixture
+def threads():
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+@pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
+def test_beside_forked_workers(few, threads):
+    for _ in range(2):
+        learn = wide(few, workers=2)
+        assert 64*10*26*26 > cpu.PARALLEL
+        learn.fit(1, 1e-3)
+        assert (learn.act_stats.record.count == 64*10*26*26).all() and len(learn.act_stats.record) == 14
+
+def test_parallel_parts_equal_the_whole(threads):
+    x = torch.randn(1_234_567)*3
+    got = Summary.of(x, kernel='cpu').rows
+    want = Summary.of(x, kernel='eager').rows
+    assert torch.equal(got[:MEAN], want[:MEAN])
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+
+def test_two_learners_in_two_threads(few, threads):
+    def run(learn, errors):
+        try: learn.fit(2, 1e-3)
+        except BaseException as e: errors.append(e)
+    learners, errors = [wide(few) for _ in range(2)], []
+    started = [threading.Thread(target=run, args=(learn, errors)) for learn in learners]
+    [t.start() for t in started]
+    [t.join(120) for t in started]
+    assert not errors and not any(t.is_alive() for t in started)
+    for learn in learners: assert len(learn.act_stats.record) == 28 and (learn.act_stats.record.count == 64*10*26*26).all()
+
+FORKED = """
+import os, torch
+from fastai_actstats.summary import Summary
+torch.set_num_threads(2)
+x = torch.arange(1_000_000.) % 7
+before = Summary.of(x, kernel='cpu')
+if os.fork() == 0:
+    again = Summary.of(x, kernel='cpu')
+    os._exit(0 if torch.equal(again.rows, before.rows) else 3)
+raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
+"""
+
+def test_a_process_that_forks_after_a_fit():
+    assert subprocess.run([sys.executable, '-W', 'ignore', '-c', FORKED], cwd=ROOT, timeout=120).returncode == 0
