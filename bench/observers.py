@@ -8,6 +8,8 @@ import pandas as pd
 import torch
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
 
+from measure import write
+
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.demo import digits, reference_cnn
 
@@ -30,6 +32,9 @@ def main(rounds=5):
                 learn.fit(1, 1e-3)
                 if i: times[name].append(time.process_time() - start)
     best = {name: np.median(t) for name, t in times.items()}
+    steps = len(dls.train)
+    write('observers', [{'watched by': n, 'ms a step': 1000*t/steps, 'ms added a step': 1000*(t - best['none'])/steps, 'added': t/best['none'] - 1}
+                        for n, t in best.items()])
     print(pd.DataFrame({'seconds an epoch': best, 'ms added a step': {n: 1000*(t - best['none'])/len(dls.train) for n, t in best.items()},
                         'added': {n: f"{t/best['none'] - 1:.0%}" for n, t in best.items()}}).round(2).to_string())
 

@@ -60,13 +60,22 @@ def scaling():
     for ax in (left, right): sns.despine(ax=ax)
     return where, save(fig, 'bench_scaling'), df
 
+def observers():
+    df, where = load('observers')
+    fig, ax = plt.subplots(figsize=(7.5, 3), layout='constrained')
+    sns.barplot(df[df['watched by'] != 'none'], y='watched by', x='ms added a step', color=sns.color_palette('colorblind')[0], ax=ax)
+    ax.set(ylabel='', xlabel='milliseconds of processor time added to a step')
+    sns.despine(ax=ax)
+    return where, save(fig, 'bench_observers'), df
+
 TEXT = {
     reduction: ("The reduction alone", "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
                 "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
     training: ("Whole training steps", "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
                "difference of two medians, so a busy machine shows in it."),
     scaling: ("Steps, layers, capacity", "A recorder alone, with tensors of 128 values, so that only what is around the reduction is seen. From the first "
-              "merge on, a step costs its merging with the open column.")}
+              "merge on, a step costs its merging with the open column."),
+    observers: ("The observing callbacks", "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four together.")}
 
 def main():
     IMAGES.mkdir(exist_ok=True)
