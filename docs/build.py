@@ -137,7 +137,7 @@ def write_pages(pages):
     shutil.copy(ROOT/'docs'/'extra.css', pages)
     articles = sorted((ROOT/'docs').glob('*.md'))
     if articles: (pages/'docs').mkdir()
-    for f in articles: shutil.copy(f, pages/'docs')
+    for f in articles: (pages/'docs'/f.name).write_text(f.read_text().replace('](images/', '](../images/'))
     (pages/'index.md').write_text(home())
     written = [f.stem for f in (ROOT/'nbs'/'tutorials').glob('*.ipynb')]
     tutorials = [*FIRST, *sorted(set(written) - set(FIRST))]
