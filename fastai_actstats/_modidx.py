@@ -344,8 +344,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'fastai_actstats/gradients.py'),
                                            'fastai_actstats.gradients.GradTap.arrive': ( 'gradients.html#gradtap.arrive',
                                                                                          'fastai_actstats/gradients.py'),
-                                           'fastai_actstats.gradients.GradTap.attach': ( 'gradients.html#gradtap.attach',
-                                                                                         'fastai_actstats/gradients.py'),
                                            'fastai_actstats.gradients.GradTap.release': ( 'gradients.html#gradtap.release',
                                                                                           'fastai_actstats/gradients.py'),
                                            'fastai_actstats.gradients.GradTap.see': ( 'gradients.html#gradtap.see',

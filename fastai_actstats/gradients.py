@@ -36,16 +36,11 @@ class GradTap(Tap):
         super().__init__(recorder, name, pick, kernel, calls)
         self.scale, self.handles = scale, []
 
-    @torch.compiler.disable  # a hook on a tensor cannot be part of a graph
+    @torch.compiler.disable  # a hook on a tensor cannot be part of a graph, which breaks at this layer
     def __call__(self, module, args, output):
         if not self.recorder.on or self.failed: return  # a checkpointed layer has a gradient only when it runs again
-        (self.outside if torch.compiler.is_compiling() else self.attach)(module, output)
-
-    def attach(self, module, output):
         try: self.see(module, output)
         except Exception as e: self.leave_out(e)
-
-    outside = torch._disable_dynamo(attach)  # a compiled model goes on as it was, with a break in its graph at this layer
 
     def see(self, module, output):
         x = self.tensor(module, output)
