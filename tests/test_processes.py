@@ -35,16 +35,27 @@ def threads():
 def test_beside_forked_workers(few, threads):
     for _ in range(2):
         learn = wide(few, workers=2)
-        assert 64*10*26*26 > cpu.PARALLEL
+        assert 64*10*26*26 > 2*cpu.PART
         learn.fit(1, 1e-3)
         assert (learn.act_stats.record.count == 64*10*26*26).all() and len(learn.act_stats.record) == 14
 
-def test_parallel_parts_equal_the_whole(threads):
-    x = torch.randn(1_234_567)*3
-    got = Summary.of(x, kernel='cpu').rows
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_same_to_the_last_bit_with_any_number_of_threads(dtype, threads):
+    x = (torch.randn(1_234_567)*3).to(dtype)
+    rows = {}
+    for n in (1, 2, 3):
+        torch.set_num_threads(n)
+        rows[n] = Summary.of(x, kernel='cpu').rows
+    assert torch.equal(rows[1], rows[2]) and torch.equal(rows[1], rows[3])
     want = Summary.of(x, kernel='eager').rows
-    assert torch.equal(got[:MEAN], want[:MEAN])
-    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
+    assert torch.equal(rows[1][:MEAN], want[:MEAN])
+    torch.testing.assert_close(rows[1], want, rtol=1e-9, atol=1e-12)
+
+def test_threads_are_those_of_torch(threads, monkeypatch):
+    taken, team = [], cpu._team
+    monkeypatch.setattr(cpu, '_team', lambda *args: taken.append(args[2]) or team(*args))
+    for size in (2*cpu.PART, 2*cpu.PART + 1): Summary.of(torch.randn(size), kernel='cpu')
+    assert taken == [2]
 
 def test_two_learners_in_two_threads(few, threads):
     def run(learn, errors):

@@ -12,18 +12,19 @@ import ctypes
 import logging
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numba as nb
 import numpy as np
 import torch
+from llvmlite import ir
 from numba import types as t
+from numba.extending import intrinsic
 
 from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'PARALLEL', 'reduce_']
+__all__ = ['SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'PART', 'PARTS', 'reduce_']
 
 # %% ../../nbs/02_kernels.cpu.ipynb #slices
 _began = time.perf_counter()
@@ -31,6 +32,8 @@ SLICE, WAYS = 4096, 8
 HIGHEST = 0x7f800000  # the bits of Inf
 LOWEST = -1 - HIGHEST  # the key of -Inf
 FAST = {'reassoc', 'contract', 'arcp', 'nsz'}
+KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+BF16 = KINDS[torch.bfloat16]
 
 @nb.njit(inline='always')
 def _key(b): return b ^ ((b >> nb.int32(31)) & nb.int32(0x7fffffff))  # its own inverse
@@ -119,7 +122,8 @@ def _merge(row, n, mean, m2):
     row[-3] += m2 + delta*delta*(have*n/total)
 
 @nb.njit
-def _reduce(x, half, bf16, row, lo, hi, scale, eps_bits, n, log, hi_bits, shift, base, side):
+def _reduce(x, half, row, job):
+    n, eps_bits = job.n, job.eps_bits
     counts = np.zeros((WAYS if n <= 4096 else 1, n + 2), np.int64)
     slots, wide, packed = np.empty(SLICE, np.int32), np.empty(SLICE, np.float32), np.empty(SLICE, np.float32)
     ends = np.empty(2, np.int32)
@@ -127,7 +131,7 @@ def _reduce(x, half, bf16, row, lo, hi, scale, eps_bits, n, log, hi_bits, shift,
         if half.size:
             raw = half[a:a + SLICE]
             v = wide[:raw.size]
-            _widen(raw, bf16, v)
+            _widen(raw, job.kind == BF16, v)
         else: v = x[a:a + SLICE]
         size = v.size
         near, low, high = _bits(v.view(np.int32), eps_bits)
@@ -140,8 +144,8 @@ def _reduce(x, half, bf16, row, lo, hi, scale, eps_bits, n, log, hi_bits, shift,
             ends[0], ends[1] = _key(low), _key(high)
             row[-2], row[-1] = min(row[-2], ends.view(np.float32)[0]), max(row[-1], ends.view(np.float32)[1])
             s = slots[:v.size]
-            if log: _log_slots(v.view(np.int32), hi_bits, shift, base, side, s)
-            else: _linear_slots(v, lo, hi, scale, n, s)
+            if job.log: _log_slots(v.view(np.int32), job.hi_bits, job.shift, job.base, job.side, s)
+            else: _linear_slots(v, job.lo, job.hi, job.scale, n, s)
             if counts.shape[0] == WAYS: _tally(s, counts)
             else:
                 for k in s: counts[0, k] += 1
@@ -151,32 +155,70 @@ def _reduce(x, half, bf16, row, lo, hi, scale, eps_bits, n, log, hi_bits, shift,
     for w in range(counts.shape[0]):
         for k in range(n + 2): row[3 + k] += counts[w, k]
 
-_rule = (t.float32,)*3 + (t.int32, t.int64, t.boolean) + (t.int32,)*4
+# %% ../../nbs/02_kernels.cpu.ipynb #team
+PART, PARTS = 4*SLICE, 256  # values a part at least, and how many parts at most
 
-@nb.cfunc(t.void(t.CPointer(t.float32), t.CPointer(t.uint16), t.int64, t.boolean, t.boolean, t.CPointer(t.float64), *_rule), cache=True)
-def _kernel(floats, halves, size, is_half, bf16, row, lo, hi, scale, eps_bits, n, log, hi_bits, shift, base, side):
-    x, half = nb.carray(floats, (0 if is_half else size,)), nb.carray(halves, (size if is_half else 0,))
-    _reduce(x, half, bf16, nb.carray(row, (n + 9,)), lo, hi, scale, eps_bits, n, log, hi_bits, shift, base, side)
+class _Job(ctypes.Structure):
+    _fields_ = [(name, kind) for names, kind in (
+        ('taken done size step kind values row parts', ctypes.c_int64),  # parts begun and done, their size; addresses
+        ('lo hi scale', ctypes.c_float), ('eps_bits', ctypes.c_int32), ('n', ctypes.c_int64),  # `Bins.rule`
+        ('log hi_bits shift base side', ctypes.c_int32)) for name in names.split()]
+
+_job = nb.from_dtype(np.dtype(_Job))
+
+@intrinsic
+def _at(context, address):
+    "What lives at an address"
+    def gen(context, builder, signature, args): return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+    return t.voidptr(t.int64), gen
+
+@intrinsic
+def _take(context, job, i):
+    "The job's number `i`, and one more from then on, for one thread at a time"
+    def gen(context, builder, signature, args):
+        numbers = builder.bitcast(args[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw('add', builder.gep(numbers, [args[1]]), ir.IntType(64)(1), 'acq_rel')
+    return t.int64(job, t.int64), gen
+
+@nb.njit
+def _join(row, part):
+    _merge(row, part[0] - part[1], part[-4], part[-3])
+    for k in range(row.size - 4): row[k] += part[k]
+    row[-2], row[-1] = min(row[-2], part[-2]), max(row[-1], part[-1])
+
+@nb.cfunc(t.void(t.CPointer(_job)), cache=True)
+def _kernel(shared):
+    "What every thread runs: part after part, while there are any"
+    job = nb.carray(shared, (1,))[0]
+    count, width = -(-job.size//job.step), job.n + 9
+    rows = nb.carray(_at(job.parts), (count, width), np.float64)
+    i = _take(shared, 0)
+    while i < count:
+        rows[i] = 0.
+        rows[i, -2], rows[i, -1] = np.inf, -np.inf
+        begin, size = i*job.step, min(job.step, job.size - i*job.step)
+        x = nb.carray(_at(job.values + 4*begin), (0 if job.kind else size,), np.float32)
+        half = nb.carray(_at(job.values + 2*begin), (size if job.kind else 0,), np.uint16)
+        _reduce(x, half, rows[i], job)
+        if _take(shared, 1) == count - 1:
+            row = nb.carray(_at(job.row), (width,), np.float64)
+            for k in range(count): _join(row, rows[k])
+        i = _take(shared, 0)
 
 # %% ../../nbs/02_kernels.cpu.ipynb #reduce
-PARALLEL = 400_000  # measured by bench/reduction.py: from here on two cores win
-
 if not _kernel.cache_hits:
     logging.getLogger(__name__).warning("compiled in %.0f s, once: numba keeps the result", time.perf_counter() - _began)
 
-_call = _kernel.ctypes
-_call.argtypes = ([ctypes.c_void_p]*2 + [ctypes.c_int64] + [ctypes.c_bool]*2 + [ctypes.c_void_p] + [ctypes.c_float]*3
-                  + [ctypes.c_int32, ctypes.c_int64, ctypes.c_bool] + [ctypes.c_int32]*4)
+_alone = _kernel.ctypes
+_alone.argtypes = [ctypes.c_void_p]
+_team = getattr(ctypes.CDLL(torch._C.__file__), 'GOMP_parallel', None)  # found among what torch is linked to
+if _team: _team.argtypes = [ctypes.c_void_p]*2 + [ctypes.c_uint]*2
 
-_pool = None
+def _forget_team():
+    global _team
+    _team = None
 
-def _forget_pool():
-    global _pool
-    _pool = None
-
-os.register_at_fork(after_in_child=_forget_pool)  # threads do not survive a fork
-
-def _run(pointer, size, dtype, row, rule): _call(pointer, pointer, size, dtype != torch.float32, dtype == torch.bfloat16, row.data_ptr(), *rule)
+os.register_at_fork(after_in_child=_forget_team)  # threads do not survive a fork
 
 def reduce_(
     x:torch.Tensor, # Contiguous memory of any shape and floating-point dtype, on the CPU
@@ -184,15 +226,10 @@ def reduce_(
     bins:Bins # Bin edges and near-zero threshold
 ):
     "Merge the summary of the values `x` into `row`"
-    global _pool
-    size, dtype = x.numel(), x.dtype
-    if dtype == torch.float64: return eager.reduce_(x, row, bins)
-    if size < PARALLEL or torch.get_num_threads() == 1: return _run(x.data_ptr(), size, dtype, row, bins.rule)
-    if _pool is None: _pool = ThreadPoolExecutor(os.cpu_count(), thread_name_prefix='actstats')
-    step = -(-size//torch.get_num_threads()//SLICE)*SLICE
-    parts = eager.empty(-(-size//step), bins=bins)
-    jobs = [(x.data_ptr() + i*step*x.element_size(), min(step, size - i*step), dtype, part, bins.rule) for i, part in enumerate(parts)]
-    others = [_pool.submit(_run, *job) for job in jobs[1:]]
-    _run(*jobs[0])
-    for o in others: o.result()
-    row.copy_(eager.merge(torch.cat([row[None], parts])))
+    kind, size, threads = KINDS.get(x.dtype), x.numel(), torch.get_num_threads()
+    if kind is None: return eager.reduce_(x, row, bins)
+    step = max(PART, -(-size//PARTS//SLICE)*SLICE)
+    parts = (ctypes.c_double*(-(-size//step)*row.numel()))()
+    job = _Job(0, 0, size, step, kind, x.data_ptr(), row.data_ptr(), ctypes.addressof(parts), *bins.rule)
+    if _team and threads > 1 and size > 2*PART: _team(_kernel.address, ctypes.addressof(job), threads, 0)
+    else: _alone(ctypes.addressof(job))
