@@ -24,7 +24,7 @@ from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'PART', 'PARTS', 'reduce_']
+__all__ = ['SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'i32', 'PART', 'PARTS', 'reduce_']
 
 # %% ../../nbs/02_kernels.cpu.ipynb #slices
 _began = time.perf_counter()
@@ -35,16 +35,18 @@ FAST = {'reassoc', 'contract', 'arcp', 'nsz'}
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 BF16 = KINDS[torch.bfloat16]
 
+i32 = nb.int32  # around every operation: numba would go on in 64 bits, at less than half the speed
+
 @nb.njit(inline='always')
-def _key(b): return b ^ ((b >> nb.int32(31)) & nb.int32(0x7fffffff))  # its own inverse
+def _key(b): return i32(b ^ i32(i32(b >> i32(31)) & i32(0x7fffffff)))  # its own inverse
 
 @nb.njit
 def _bits(bits, eps_bits):
     "Near-zero count, and minimum and maximum as integers of the same order; all NaN lie outside of -Inf and Inf"
-    near, low, high = nb.int32(0), nb.int32(2147483647), nb.int32(-2147483648)
+    near, low, high = i32(0), i32(2147483647), i32(-2147483648)
     for i in range(bits.size):
         b = bits[i]
-        near += nb.int32((b & nb.int32(0x7fffffff)) <= eps_bits)
+        near = i32(near + i32(i32(b & i32(0x7fffffff)) <= eps_bits))
         key = _key(b)
         low, high = min(low, key), max(high, key)
     return near, low, high
@@ -61,24 +63,25 @@ def _moments(v):
 
 @nb.njit
 def _linear_slots(v, lo, hi, scale, n, slots):
-    most, over = nb.float32(n - 1), nb.int32(n + 1)
+    most, over = nb.float32(n - 1), i32(n + 1)
     for i in range(v.size):
         x = v[i]
         k = (x - lo)*scale
         k = k if k > nb.float32(0) else nb.float32(0)
         k = k if k < most else most
-        s = nb.int32(k) + nb.int32(1)
-        s = s if x >= lo else nb.int32(0)
+        s = i32(k) + i32(1)
+        s = s if x >= lo else i32(0)
         slots[i] = over if x > hi else s
 
 @nb.njit
 def _log_slots(bits, hi_bits, shift, base, side, slots):
     for i in range(bits.size):
-        size = bits[i] & nb.int32(0x7fffffff)
-        k = (size >> shift) - base + nb.int32(1)
-        k = min(max(k, nb.int32(0)), side)
-        k = k if size <= hi_bits else side + nb.int32(1)
-        slots[i] = (k if bits[i] >= 0 else -k) + side + nb.int32(1)
+        b = bits[i]
+        size, sign = i32(b & i32(0x7fffffff)), i32(b >> i32(31))
+        k = i32(i32(i32(size >> shift) - base) + i32(1))
+        k = min(max(k, i32(0)), side)
+        k = k if size <= hi_bits else i32(side + i32(1))
+        slots[i] = i32(i32(i32(k ^ sign) - sign) + i32(side + i32(1)))
 
 @nb.njit
 def _tally(slots, counts):
@@ -103,14 +106,14 @@ def _pack(v, out):
 def _widen(raw, bf16, out):
     bits = out.view(np.int32)
     if bf16:
-        for i in range(raw.size): bits[i] = nb.int32(raw[i]) << nb.int32(16)
+        for i in range(raw.size): bits[i] = i32(raw[i]) << i32(16)
     else:
         for i in range(raw.size):
-            h = nb.int32(raw[i])
-            bits[i] = (h & nb.int32(0x7fff)) << nb.int32(13)
+            h = i32(raw[i])
+            bits[i] = (h & i32(0x7fff)) << i32(13)
             x = out[i]*nb.float32(2.**112)
-            out[i] = x if (h & nb.int32(0x7c00)) != nb.int32(0x7c00) else x*nb.float32(2.**112)  # Inf and NaN stay so
-            bits[i] |= (h & nb.int32(0x8000)) << nb.int32(16)
+            out[i] = x if (h & i32(0x7c00)) != i32(0x7c00) else x*nb.float32(2.**112)  # Inf and NaN stay so
+            bits[i] |= (h & i32(0x8000)) << i32(16)
 
 @nb.njit
 def _merge(row, n, mean, m2):
