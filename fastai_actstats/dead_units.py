@@ -26,7 +26,7 @@ __all__ = ['MOST_CALLS', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
 class Counts(Ring):
     "A ring of whole numbers that add up: int64 [capacity, n]"
     merge = staticmethod(lambda rows, dim=0: rows.sum(dim))
-    def blank(self, n, device): return torch.zeros(self.capacity, n, dtype=torch.int64, device=device)
+    def blank(self, n, units, device): return torch.zeros(n, units, dtype=torch.int64, device=device)
 
 class UnitRecorder(Recorder):
     """The time line of `DeadUnits`. Its row is one vector in which each layer has a place: first the number of values that each

@@ -15,7 +15,7 @@ from .bins import Bins
 from .kernels.eager import empty, merge
 
 # %% auto #0
-__all__ = ['COLUMN', 'WHEN_FULL', 'Ring']
+__all__ = ['COLUMN', 'WHEN_FULL', 'WAITING', 'Ring']
 
 # %% ../nbs/04_ring.ipynb #ring-class
 COLUMN = np.dtype([('first', 'i8'), ('last', 'i8'),            # first and last training step
@@ -23,6 +23,7 @@ COLUMN = np.dtype([('first', 'i8'), ('last', 'i8'),            # first and last 
                    ('fit', 'i8'), ('last_fit', 'i8'),          # fit of these
                    ('valid', '?'), ('steps', 'i8')])           # a validation column?; how many steps were merged
 WHEN_FULL = 'merge', 'overwrite'
+WAITING = 16  # rows at most that wait to be merged into the last column
 
 class Ring:
     "At most `capacity` columns of summaries `[layers, B+9]`, oldest first"
@@ -40,18 +41,18 @@ class Ring:
         if capacity < 2: raise ValueError(f"capacity={capacity} must be at least 2 columns")
         if when_full not in WHEN_FULL: raise ValueError(f"when_full={when_full!r} must be one of {WHEN_FULL}")
         self.capacity, self.bins, self.when_full = capacity, bins, when_full
-        self.rows = self.blank(layers, device)
-        self.columns = np.zeros(capacity, COLUMN)
+        self.rows, self.columns = self.blank(capacity, layers, device), np.zeros(capacity, COLUMN)
+        self.waiting, self.late = self.blank(WAITING, layers, device), 0  # for the last column; how many
         self.start, self.used, self.stride, self.version = 0, 0, 1, 0
 
-    def blank(self, layers:int, device) -> torch.Tensor:
-        "Columns of no values"
-        return empty(self.capacity, layers, bins=self.bins, device=device)
+    def blank(self, n:int, layers:int, device) -> torch.Tensor:
+        "`n` columns of no values"
+        return empty(n, layers, bins=self.bins, device=device)
 
     def __len__(self): return self.used
 
     @property
-    def nbytes(self) -> int: return self.rows.nbytes + self.columns.nbytes  # fixed, whatever the number of steps
+    def nbytes(self) -> int: return self.rows.nbytes + self.waiting.nbytes + self.columns.nbytes  # fixed, whatever the number of steps
 
     def _slot(self, i): return (self.start + i) % self.capacity
 
@@ -64,12 +65,16 @@ class Ring:
     ):
         "Add one step, or one more part of the last one"
         joins = self.used and (part or self._open())
-        if not joins and self.used == self.capacity:
-            self._make_room()
-            joins = self._open()
+        if not joins:
+            self.settle()
+            if self.used == self.capacity:
+                self._make_room()
+                joins = self._open()
         if joins:
+            if self.late == WAITING: self.settle()
             i = self._slot(self.used - 1)
-            self.rows[i] = self.merge(torch.stack([self.rows[i], block]))
+            self.waiting[self.late] = block
+            self.late += 1
         else:
             i = self._slot(self.used)
             self.rows[i] = block
@@ -79,6 +84,13 @@ class Ring:
         column['last'], column['last_epoch'], column['last_fit'] = step, epoch, fit
         column['steps'] += not (part and joins)
         self.version += 1
+
+    def settle(self):
+        "Merge what waits into the last column"
+        if not self.late: return
+        i = self._slot(self.used - 1)
+        new = self.merge(torch.cat([self.rows[i:i + 1], self.waiting[:self.late]]))
+        self.late, self.rows[i] = 0, new  # in one go, so that an interrupt finds nothing counted twice
 
     def _open(self): return self.columns[self._slot(self.used - 1)]['steps'] < self.stride
 
@@ -102,24 +114,26 @@ class Ring:
         device=None # Where the columns live from now on
     ):
         "Make room for more layers; columns recorded before hold no values for them"
-        extra = layers - self.rows.shape[1]
-        device = device or self.rows.device
-        if extra: self.rows = torch.cat([self.rows.to(device), self.blank(extra, device)], 1)
-        else: self.rows = self.rows.to(device)
+        self.settle()
+        extra, device = layers - self.rows.shape[1], device or self.rows.device
+        self.rows = self.rows.to(device)
+        if extra: self.rows = torch.cat([self.rows, self.blank(self.capacity, extra, device)], 1)
+        self.waiting = self.blank(WAITING, layers, device)
 
     def read(self) -> tuple[torch.Tensor, np.ndarray]: # float64 [T, layers, B+9] on the host, columns [T] of dtype `COLUMN`
         "What is held, oldest column first: one transfer"
+        self.settle()
         order = [self._slot(i) for i in range(self.used)]
         rows = self.rows[:self.used] if self.start == 0 else torch.cat([self.rows[self.start:], self.rows[:self.start]])
         return rows.to('cpu', copy=True), self.columns[order]
 
     def __getstate__(self):
         rows, columns = self.read()  # only what is held goes into a pickle
-        return dict(self.__dict__, rows=rows, columns=columns, start=0)
+        return dict(self.__dict__, rows=rows, columns=columns, waiting=None, start=0)
 
     def __setstate__(self, state):
         self.__dict__.update(state)
         rows, columns = self.rows, self.columns
-        self.rows = rows.new_empty(self.capacity, *rows.shape[1:])
-        self.columns = np.zeros(self.capacity, COLUMN)
+        self.rows, self.columns = rows.new_empty(self.capacity, *rows.shape[1:]), np.zeros(self.capacity, COLUMN)
+        self.waiting = self.blank(WAITING, rows.shape[1], rows.device)
         self.rows[:self.used], self.columns[:self.used] = rows, columns

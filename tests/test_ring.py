@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 
 from fastai_actstats.bins import Bins
 from fastai_actstats.kernels.eager import MEAN, merge, width
-from fastai_actstats.ring import Ring
+from fastai_actstats.ring import WAITING, Ring
 from fastai_actstats.summary import Summary
 
 BINS = Bins.linear(8, (-4, 4))
@@ -52,7 +52,14 @@ def test_parts_of_a_step_share_its_column(capacity, parts, when_full):
     for row, c in zip(rows, columns): assert row[0, 0] == sum(parts[c['first']:c['last'] + 1])
 
 def test_memory_does_not_grow(blocks):
-    assert filled(blocks, 10, capacity=64).nbytes == filled(blocks, 1000, capacity=64).nbytes == 64*(2*width(BINS)*8 + Ring().columns.itemsize)
+    assert filled(blocks, 10, capacity=64).nbytes == filled(blocks, 1000, capacity=64).nbytes == (64 + WAITING)*2*width(BINS)*8 + 64*Ring().columns.itemsize
+
+def test_reading_in_between_changes_nothing(blocks):
+    quiet, read = (Ring(4, 2, BINS) for _ in range(2))
+    for step in range(200):
+        for ring in (quiet, read): ring.push(blocks[step], step)
+        if step % 7 == 0: assert read.read()[0][..., 0].sum() == blocks[:step + 1, :, 0].sum()
+    torch.testing.assert_close(read.read()[0], quiet.read()[0], rtol=1e-12, atol=1e-14)
 
 def test_growing_leaves_old_columns_without_values(blocks):
     ring = filled(blocks, 5, capacity=8)
