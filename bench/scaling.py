@@ -11,7 +11,8 @@ from measure import numbers, spread, write
 from torch import nn
 
 from fastai_actstats.bins import Bins
-from fastai_actstats.watch import Recorder, Tap
+from fastai_actstats.recorder import Recorder
+from fastai_actstats.watch import Tap
 
 FASTAI_BYTES = 3*24 + 40*4 + 64 + 232  # three Python floats, 40 float32, a tensor object and a dict, a step and layer
 

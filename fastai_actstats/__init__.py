@@ -19,12 +19,13 @@ Modules:
 - `fastai_actstats.look`: Running a trained model once, on an input of any kind, and leaving no trace of it
 - `fastai_actstats.pictures`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.ranks`: The records of processes that trained together: one time line, one record
+- `fastai_actstats.recorder`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
 - `fastai_actstats.summary`: `Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one
 - `fastai_actstats.units`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
-- `fastai_actstats.watch`: Hooks that stay on a model exactly as long as its epochs run, and the time line that they fill
+- `fastai_actstats.watch`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.weights`: Weights, their gradients, and the updates that the optimiser really made"""
 
 __version__ = "0.0.1"

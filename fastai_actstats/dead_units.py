@@ -14,10 +14,11 @@ import torch
 from .bins import Bins
 from .callback import StatsCallback
 from .layers import named_layers
+from .recorder import Recorder
 from .ring import Ring
 from .unit_ranks import flat, unflat
 from .units import ALIVE, UnitRecord, activation_kind, alive, channel_axis, makers
-from .watch import Recorder, Tap, call_names
+from .watch import Tap, call_names
 
 # %% auto #0
 __all__ = ['MOST_CALLS', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']

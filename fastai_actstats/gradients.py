@@ -15,9 +15,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from .bins import Bins
-from .callback import StatsCallback
-from .summary import KERNELS
-from .watch import Recorder, Tap
+from .callback import LayerStats
+from .recorder import Recorder
+from .watch import Tap
 
 # %% auto #0
 __all__ = ['GradTap', 'GradStats']
@@ -61,7 +61,7 @@ class GradTap(Tap):
         while self.handles: self.handles.pop().remove()
 
 # %% ../nbs/09_gradients.ipynb #grad-stats
-class GradStats(StatsCallback):
+class GradStats(LayerStats):
     """Statistics and histograms of the gradients at the outputs of chosen layers, step by step, in fixed memory.
 
     fastai names it `learn.grad_stats`. Bins are symmetric logarithmic, an octave each, from 2^-40 to 2^8 on either side of zero;
@@ -83,15 +83,9 @@ class GradStats(StatsCallback):
         calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
         ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
-        if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
-        if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        if calls < 1: raise ValueError(f"calls={calls} must be at least 1")
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks)
-        self.pick, self.kernel, self.calls = pick, kernel, calls
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, pick, kernel, calls, ranks)
 
-    def taps(self):
-        def make(name): return lambda: GradTap(self.recorder, name, self.pick, self.kernel, self.scale, self.calls)
-        return [self._kept(n, m, make(n)) for n, m in self._watched(self.calls).items()]
+    def tap(self, name): return GradTap(self.recorder, name, self.pick, self.kernel, self.scale, self.calls)
 
     def scale(self):
         "By how much gradients in this backward pass are too large; a tensor is read by the device only"

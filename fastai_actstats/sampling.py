@@ -34,9 +34,10 @@ class SampleTap:
         self.sampler, self.name, self.pool, self.failed = sampler, name, pool, False
         self.channel_dim, self.maker = channel_dim, maker
 
+    @torch.compiler.disable  # what is kept changes with every batch, so a compiled graph breaks at this layer
     def __call__(self, module, args, output):
         reservoir = self.sampler()
-        if reservoir is None or self.failed or torch.compiler.is_compiling(): return
+        if reservoir is None or self.failed: return
         try:
             x = activation(module, output)
             if x is None: raise TypeError("no tensor of floats in its output")
@@ -99,18 +100,21 @@ class ActSample(Callback):
         super().__init__()
         self.layers, self.n, self.pool, self.every_epoch = layers, n, pool, every_epoch
         self.seed, self.channel_dim = seed, channel_dim
-        self.samples, self.reservoir, self._done, self._on = [], None, None, False
+        self.samples, self.reservoir, self._done, self._on, self._taps = [], None, None, False, {}
 
     def before_fit(self):
         if aside(self.learn): return
         self._names, self._on = list(choose(self.learn.model, self.layers)), True
+        for _, tap in self._taps.values(): tap.failed = False
         self._first = len(self.samples) and self.samples[-1].epochs[-1] + 1
         Watch.join(self.learn, self)
 
     def taps(self):
         modules, made = named_layers(self.learn.model), makers(self.learn.model)
         def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim, made[modules[name]])
-        return [(modules[n], tap(n)) for n in self._names if n in modules]
+        for n in self._names:  # a tap stays with its layer: a new one would have a compiled model compiled again
+            if n in modules and self._taps.get(n, [None])[0] is not modules[n]: self._taps[n] = modules[n], tap(n)
+        return [self._taps[n] for n in self._names if n in modules]
 
     def before_validate(self): self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
     def before_batch(self):
@@ -142,6 +146,7 @@ class ActSample(Callback):
         if not self.samples: raise ValueError("nothing is sampled: no epoch with a validation set has been trained")
         return Sample.join(self.samples)
 
+    def __getstate__(self): return dict(super().__getstate__(), _taps={})
     __deepcopy__ = StatsCallback.__deepcopy__
 
 # %% ../nbs/46_sampling.ipynb #sample-activations-code

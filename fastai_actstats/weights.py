@@ -21,8 +21,8 @@ from .kernels.eager import block, merge
 from .layers import choose, named_layers
 from .plot import draw_lines, name_lines
 from .record import Record
+from .recorder import Recorder
 from .summary import KERNELS, fold, kernel_for
-from .watch import Recorder
 
 # %% auto #0
 __all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'WeightStats', 'plot_update_ratio']

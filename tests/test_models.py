@@ -168,7 +168,8 @@ def test_replicas_in_threads():
     "DataParallel copies a module's `__dict__`, hooks and all, and runs the copies in threads"
     import threading
     from fastai_actstats.bins import Bins
-    from fastai_actstats.watch import Recorder, Tap
+    from fastai_actstats.recorder import Recorder
+    from fastai_actstats.watch import Tap
     net = nn.Linear(64, 64)
     recorder = Recorder(Bins())
     recorder.prepare(['net'], torch.device('cpu'))

@@ -84,6 +84,20 @@ def test_each_epoch_is_sampled_from_the_same_items(learner):
     assert last.act_sample.sample.epochs == [1]
     with pytest.raises(IndexError, match=r'epoch 7 is not among those sampled: \[1\]'): last.act_sample.sample.at(7)
 
+def test_a_compiled_model_is_sampled_too(learner):
+    torch._dynamo.reset()
+    samples, compiles = [], []
+    for compiled in (False, True):
+        learn = learner(cbs=ActSample(['0.2', '4.0'], n=20, every_epoch=True))
+        if compiled: learn.model.compile(backend=lambda graph, inputs: compiles.append(1) or graph.forward)
+        learn.fit(2, 1e-3)
+        first = len(compiles)
+        learn.fit(1, 1e-3)
+        samples.append(learn.act_sample.sample)
+    plain, got = samples
+    assert np.array_equal(plain.index, got.index) and len(got) == 60 and first == len(compiles) > 0
+    for name in ('0.2', '4.0'): np.testing.assert_allclose(got.acts[name], plain.acts[name], rtol=1e-4, atol=1e-5)
+
 def test_training_is_the_same_with_and_without(learner):
     def run(cbs):
         learn = learner(cbs=cbs)

@@ -204,6 +204,19 @@ def test_compiled_and_run_before_the_callback_is_there(few, record_row):
     assert not hooks_on(learn.model)
     record_row('training', 'torch.compile, run before the callback is there', 'yes, compiled once more', 'yes', 'yes')
 
+def test_compiled_anew_while_the_callback_was_away(few, record_row):
+    act_stats = ActStats()
+    learn, *_ = compiled_run(few, [act_stats])
+    with learn.no_bar(), learn.no_logging():
+        learn.remove_cb(act_stats)
+        torch._dynamo.reset()
+        learn.fit(1, 1e-3)
+        learn.add_cb(act_stats)
+        learn.fit(2, 1e-3)
+    rec = act_stats.record
+    assert len(rec) == 5*BATCHES - 1 and (rec.count > 0).all(), "the batch by which it is noticed is lost"
+    record_row('training', 'torch.compile, compiled anew while the callback was away', 'yes, but for one batch', 'yes', 'yes')
+
 # Endings
 
 CANCELS = (CancelBatchException, CancelTrainException, CancelEpochException, CancelValidException, CancelFitException)
