@@ -39,7 +39,7 @@ class StatsCallback(Callback):
         ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):
         super().__init__()
-        self.recorder, self.layers, self.ranks, self._names, self._taps, self._anew = recorder, layers, Ranks(ranks), [], {}, False
+        self.recorder, self.layers, self.ranks, self._names, self._taps, self._anew, self._met = recorder, layers, Ranks(ranks), [], {}, False, None
 
     def taps(self) -> list: # of (module, forward hook)
         "What to hook in the epoch that begins; the model is on its device and wrapped as it will be"
@@ -102,12 +102,18 @@ class StatsCallback(Callback):
         "The hooks are off already; the learner gets its own `all_batches` back"
         if self.learn.lock.locked(): self.recorder.muted -= 1  # an evaluation, maybe amid a fit
         else: Watch.leave(self.learn, self)
-        if aside(self.learn): return
-        self.merge_ranks()
+        if not aside(self.learn): self.merge_epoch(last=True)
 
-    def merge_ranks(self):
+    def merge_epoch(self, last:bool=False):
+        "`merge_ranks`, once an epoch, whoever asks; after some rank was missing not again before the `last` time of a fit"
+        at, missing = (self.ranks.fit, self.learn.epoch), self.ranks.missing
+        if (at == self._met and not missing) or (missing and not last): return
+        self._met = at
+        self.merge_ranks('end' if last else f'epoch {self.learn.epoch}')
+
+    def merge_ranks(self, at=None):
         "Merge what the processes that train together recorded so far: to be called on all of them, as happens when a fit ends"
-        self.ranks.meet(self.name, self._local, self.recorder.version)
+        self.ranks.meet(self.name, self._local, self.recorder.version, at=at)
 
     def _mark(self): return id(self.fit_id), self.learn.epoch
     def rest(self):

@@ -214,9 +214,9 @@ class DeadUnits(StatsCallback):
     def after_train(self):
         if self._whole: self.recorder.end_epoch()
 
-    def merge_ranks(self):
+    def merge_ranks(self, at=None):
         "Merge what the processes that train together counted so far: to be called on all of them, as happens when a fit ends"
-        self.ranks.meet(self.name, lambda: flat(self.recorder.record), self.recorder.version, unflat)
+        self.ranks.meet(self.name, lambda: flat(self.recorder.record), self.recorder.version, unflat, at)
 
     @property
     def record(self) -> UnitRecord:

@@ -28,7 +28,7 @@ from .record import Record
 
 # %% auto #0
 __all__ = ['TEAM', 'BLOCK', 'SLACK', 'MODES', 'plan_together', 'merge_rows', 'Met', 'meet', 'world', 'is_rank0', 'within',
-           'Ranks']
+           'Ranks', 'merge_all']
 
 # %% ../nbs/07_distributed.ipynb #meet-code
 TEAM = 32 # Ranks that exchange directly; more do it in teams
@@ -155,33 +155,36 @@ class Ranks:
         self.mode, self.fit, self.meetings = mode, 0, 0
         self.reset()
 
-    def reset(self): self.version, self.merged, self.several = None, None, {}
+    def reset(self): self.version, self.merged, self.several, self.missing = None, None, {}, False
 
     def begin(self, name:str):
         "A fit of the callback `name` begins"
         _FITS[name] += 1
-        self.fit, self.meetings = _FITS[name], 0
+        self.fit, self.meetings, self.missing = _FITS[name], 0, False
 
     def meet(self,
         name:str, # Of the callback
         read, # () → the `Record` of this rank; not called where there is nothing to merge
         version, # Of that
-        back=lambda rec: rec # Merged `Record` → what the callback offers
+        back=lambda rec: rec, # Merged `Record` → what the callback offers
+        at:str|None=None # Where in the fit all ranks are, in a word that is the same on all; None: as often as they have met before
     ):
         "Merge the ranks' records: to be called on all of them"
         rank, size = world()
         if self.mode == 'local' or size == 1: return
-        self.meetings += 1
+        self.meetings += at is None
         local = read()
         try:
             store = dist.distributed_c10d._get_default_store()
             if hasattr(store, 'clone'): store = within(self.limit, store.clone)  # a connection of its own: waiting holds up nobody
-            store = dist.PrefixStore(f'fastai_actstats/{name}/{self.fit}/{self.meetings}', store)
+            store = dist.PrefixStore(f'fastai_actstats/{name}/{self.fit}/{at or self.meetings}', store)
             met = within(4*self.limit + SLACK, lambda: meet(local, store, rank, size, self.limit, self.mode == 'each'))
         except Exception as e:
+            self.missing = True
             warnings.warn(f"{local.what}: the record holds what rank {rank} recorded, and no other: {e or type(e).__name__}", stacklevel=3)
         else:
             self.version, self.merged, self.several = version, back(met.record), {r: back(o) for r, o in met.each.items()}
+            self.missing = len(met.record.ranks) < size
             if rank == met.record.ranks[0]:
                 for note in met.notes: warnings.warn(f"{local.what}: {note}", stacklevel=3)
 
@@ -196,3 +199,11 @@ class Ranks:
         "Every rank's record, as far as they are here"
         if self.several and version == self.version: return ByRank(self.several)
         return ByRank({world()[0]: local})
+
+# %% ../nbs/07_distributed.ipynb #merge-all
+def merge_all(
+    learn # `Learner`
+):
+    "Merge what each callback of the learner recorded on all ranks; to be called on all of them at the end of an epoch"
+    for cb in learn.cbs:
+        if hasattr(cb, 'merge_epoch'): cb.merge_epoch()

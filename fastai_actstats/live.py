@@ -16,13 +16,15 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from fastai.basics import Callback, rank_distrib
+from fastai.basics import Callback
 from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
-from .watch import aside
+from .distributed import is_rank0, merge_all, world
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats, step_label
+from .ranks import listed
 from .record import Record
+from .watch import aside
 
 # %% auto #0
 __all__ = ['spread', 'live_figure', 'png', 'LiveStats']
@@ -57,7 +59,8 @@ def live_figure(
         ax.set_title(layer_title(rec, i), fontsize='small')
         ax.tick_params(labelsize='x-small', labelbottom=k + wide >= len(chosen))
     plot_stats(rec, axs=[fig.add_subplot(bottom[0, k]) for k in range(len(STATS))])
-    fig.suptitle(f"{rec.what} after {rec.columns['last'][-1] + 1} steps, epoch {rec.columns['last_epoch'][-1]}; colour: log(1 + count), "
+    of = '' if not rec.ranks else f" of {listed(rec.ranks)}" if len(rec.ranks) <= 8 else f" of {len(rec.ranks)} ranks"
+    fig.suptitle(f"{rec.what}{of} after {rec.columns['last'][-1] + 1} steps, epoch {rec.columns['last_epoch'][-1]}; colour: log(1 + count), "
                  "white: mean", fontsize='medium', y=1 - .12*inch)
     return fig
 
@@ -69,7 +72,10 @@ def png(fig:Figure) -> bytes:
 
 # %% ../nbs/22_live.ipynb #live-class
 class LiveStats(Callback):
-    "Shows what another callback records while it records it"
+    """Shows what another callback records while it records it.
+
+    Of processes that train together all must have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
+    title says, and at the end of an epoch what all ranks did."""
     order = 65  # after the progress bar
     first_guess = .5  # seconds that the first picture is expected to take
 
@@ -97,19 +103,27 @@ class LiveStats(Callback):
         self.start = self.last = time.perf_counter()
 
     def after_batch(self):
+        if self.training and self.due(): self.draw()
+
+    def after_epoch(self):
+        if aside(self.learn) or world()[1] == 1: return
+        merge_all(self.learn)
+        if self.due(): self.draw()
+
+    def due(self) -> bool: # Are pictures neither too frequent nor too expensive?
         now = time.perf_counter()
-        if not self.training or now - self.last < self.every: return
-        if self.spent + self.cost <= self.budget*(now - self.start): self.draw()
+        return now - self.last >= self.every and self.spent + self.cost <= self.budget*(now - self.start)
 
     def after_fit(self):
         if not aside(self.learn): self.draw()
 
     def draw(self):
         "Read, draw and show; a picture that fails is said once and does not end the fit"
+        if not is_rank0(): return
         begin = time.perf_counter()
         try:
             rec = next(cb for cb in self.learn.cbs if cb.name == self.source).record
-            if len(rec) and rec.layers and rank_distrib() == 0: self.show(png(live_figure(rec, self.most)))
+            if len(rec) and rec.layers: self.show(png(live_figure(rec, self.most)))
         except Exception as e:
             warnings.warn(f"LiveStats draws no more: {e or type(e).__name__}", stacklevel=2)
             self.every = math.inf

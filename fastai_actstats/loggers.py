@@ -9,11 +9,12 @@ step waits for the device. They stand beside fastai's `TensorBoardCallback` and 
 from __future__ import annotations
 
 import numpy as np
-from fastai.basics import Callback, rank_distrib
+from fastai.basics import Callback
 
+from .distributed import is_rank0, merge_all
 from .health import records
-from .watch import aside
 from .record import Record
+from .watch import aside
 
 # %% auto #0
 __all__ = ['binned', 'StatsLogger', 'TensorBoardStats', 'WandbStats']
@@ -33,7 +34,8 @@ def binned(
 class StatsLogger(Callback):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
-    Reading a record waits for the device: that happens once an epoch."""
+    Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
+    passes on what all of them recorded."""
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`
     stats = 'mean', 'std', 'near_zero'
 
@@ -45,13 +47,16 @@ class StatsLogger(Callback):
         self.points, self.logged = points, {}
 
     def before_fit(self):
-        self.on = not aside(self.learn) and rank_distrib() == 0
-        if self.on: self.open()
+        self.on = not aside(self.learn)
+        if self.on and is_rank0(): self.open()
 
     def after_epoch(self):
-        if self.on: self.log()
-    def after_fit(self):
         if not self.on: return
+        merge_all(self.learn)
+        if is_rank0(): self.log()
+
+    def after_fit(self):
+        if not (self.on and is_rank0()): return
         self.log()
         self.close()
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastai.basics import Callback
 
-from .distributed import is_rank0
+from .distributed import is_rank0, merge_all, world
 from .record import Record
 
 # %% auto #0
@@ -25,7 +25,8 @@ class SaveRecord(Callback):
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one, without
     it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`. A file that can't be written is warned
-    of, once a fit, and training goes on. Of processes that train together all must have it; the first one writes."""
+    of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
+    recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,
@@ -41,8 +42,7 @@ class SaveRecord(Callback):
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: no callback of the learner records, as ActStats does")
 
     def after_epoch(self):
-        for cb in self.learn.cbs:
-            if hasattr(cb, 'merge_ranks'): cb.merge_ranks()  # all ranks pass here
+        merge_all(self.learn)
         self.write()
 
     def after_fit(self): self.write()  # of an epoch that was cut short
@@ -55,12 +55,15 @@ class SaveRecord(Callback):
     def file(self, name:str) -> Path:
         "Where the record of the callback `name` is written"
         file = self.learn.path/self.fname
-        return file if name == next(iter(self.records()), name) else file.with_name(f'{file.stem}.{name}{file.suffix}')
+        others = [] if name == next(iter(self.records()), name) else [name]
+        others += [] if is_rank0() else [f'rank{world()[0]}']
+        return file.with_name('.'.join([file.stem, *others]) + file.suffix)
 
     def write(self):
         "Write what is new"
         for name, rec in self.records().items():
-            if not is_rank0() or rec is self._last.get(name) or not len(rec): continue
+            alone = getattr(self.learn, name).ranks.missing and rec.ranks[:1] == world()[:1]
+            if not (is_rank0() or alone) or rec is self._last.get(name) or not len(rec): continue
             try: rec.save(self.file(name), self.notes)
             except Exception as e:
                 if not self._failed: warnings.warn(f"{self.file(name)} was not written: {e}", stacklevel=2)

@@ -20,8 +20,10 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, SaveRecord
+from fastai_actstats import distributed, live
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, LiveStats, SaveRecord
 from fastai_actstats.demo import _mnist_5000, reference_cnn
+from fastai_actstats.loggers import StatsLogger
 
 SEED, BS, LR = 42, 16, 6e-2
 DIGITS = None
@@ -88,7 +90,7 @@ def ddp(model, **kwargs): return DistributedDataParallel(model, **kwargs)
 
 def model(): set_seed(SEED); return reference_cnn()
 
-LAYERS = ['0.0', '0.1', '1.0', '4.0']
+LAYERS, RELUS = ['0.0', '0.1', '1.0', '4.0'], ['0.2', '3.2']
 
 def said(do):
     "What `do` warns of"
@@ -103,7 +105,7 @@ def equal(rank, size):
     "Two epochs with and without; every value kept"
     runs = {}
     for on in (False, True):
-        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS), GradStats(), DeadUnits()
+        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS + RELUS), GradStats(), DeadUnits()
         learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep, grads, units] if on else [])
         warned = said(lambda: learn.fit(2, LR))
         runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)), values=[v for row in learn.recorder.values for v in row],
@@ -129,7 +131,7 @@ def local(rank, size):
     return dict(record=stats.record, local=stats.recorder.record)
 
 def two_fits(rank, size):
-    "Accumulation, bf16, a merge at every epoch, and a second fit"
+    "SyncBatchNorm, accumulation, bf16, a merge at every epoch, and a second fit"
     stats, seen = ActStats(capacity=6), []
     class Merge(Callback):
         def after_epoch(self):
@@ -138,11 +140,31 @@ def two_fits(rank, size):
             seen.append((stats.record.ranks, int(stats.record.count.sum())))
     saved = Path(sys.argv[1])/'saved'/f'{rank}.npz'
     cbs = [stats, GradientAccumulation(2*BS), MixedPrecision(amp_mode=AMPMode.BF16), Merge(), SaveRecord(saved)]
-    learn = learner(ddp(model()), loaders(batches(rank, size, 8)), cbs)
+    on_the_cpu()
+    learn = learner(ddp(nn.SyncBatchNorm.convert_sync_batchnorm(model())), loaders(batches(rank, size, 8)), cbs)
     learn.fit(2, LR)
     learn.fit(1, LR)
     learn.validate()
     return dict(record=stats.record, local=stats.recorder.record, seen=seen, saved=[f.name for f in saved.parent.iterdir()])
+
+class PassedOn(StatsLogger):
+    def open(self): self.got = {}
+    def scalars(self, values, step): self.got.update({(tag, step): v for tag, v in values.items()})
+    def histogram(self, *args): pass
+
+def shown(rank, size):
+    "A live picture after every batch, a logger, files: whoever asks, the ranks meet once an epoch"
+    drawn, met, figure, meet = [], [], live.live_figure, distributed.meet
+    live.live_figure = lambda rec, most: drawn.append((rec.ranks, int(rec.count.sum()))) or figure(rec, most)
+    distributed.meet = lambda *args: met.append(1) or meet(*args)
+    folder = Path(sys.argv[1])/'shown'
+    show = LiveStats(folder/f'{rank}.png', every=1e-6, notebook=False)
+    show.budget = 1e9  # nothing keeps it from drawing
+    stats, log = ActStats(), PassedOn()
+    try: warned = said(lambda: learner(ddp(model()), loaders(batches(rank, size, 4)), [stats, log, show, SaveRecord(folder/'run.npz')]).fit(3, LR))
+    finally: live.live_figure, distributed.meet = figure, meet
+    dist.barrier()
+    return dict(record=stats.record, drawn=drawn, got=getattr(log, 'got', None), meetings=len(met), files=sorted(f.name for f in folder.iterdir()), warned=warned)
 
 def uneven(rank, size):
     "The first rank has 5 batches an epoch, the others 8; gradients are averaged as long as all have batches"
@@ -175,25 +197,32 @@ def never(rank, size):
     warned = said(lambda: learner(ddp(Branches(), find_unused_parameters=True), loaders(batches(rank, size, 3)), stats).fit(1, LR))
     return dict(record=stats.record, local=stats.recorder.record, warned=warned)
 
-def late(rank, size, seconds=10., limit=60.):
+def late(rank, size, seconds=10., limit=60., cbs=()):
     stats = ActStats()
     stats.ranks.limit = limit
-    learn, start = learner(ddp(model()), loaders(batches(rank, size, 2)), [stats, Late(1, seconds)]), time.monotonic()
+    learn, start = learner(ddp(model()), loaders(batches(rank, size, 2)), [stats, Late(1, seconds), *cbs]), time.monotonic()
     warned = said(lambda: learn.fit(1, LR))
     return dict(record=stats.record, local=stats.recorder.record, warned=warned, seconds=time.monotonic() - start)
 
 def too_late(rank, size):
     "Later than the others wait; the next fit finds them together again"
-    res = late(rank, size, 2., .5)
+    folder = Path(sys.argv[1])/'too_late'
+    class Write(SaveRecord):
+        def after_epoch(self): pass  # only when the fit is over, after the meeting that one missed
+    res = late(rank, size, 2., .5, [Write(folder/'run.npz')])
     time.sleep(0 if rank == 1 else 2)
-    return dict(res, again=late(rank, size, 0.)['record'].ranks)
+    return dict(res, files=sorted(f.name for f in folder.iterdir()), again=late(rank, size, 0.)['record'].ranks)
+
+def on_the_cpu():
+    "Of SyncBatchNorm what does not need a GPU: all but the exchange of statistics"
+    nn.SyncBatchNorm.forward = nn.BatchNorm2d.forward
+    DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None
 
 def trainer(rank, size):
     "fastai's own DistributedTrainer, with SyncBatchNorm, and accelerate; what needs a GPU in them is put aside"
     from fastai import distributed  # adds `distrib_ctx` to Learner
     distributed.DistributedDL._broadcast = lambda self, t, rank: t  # calls `.cuda()`; these loaders are not shuffled
-    nn.SyncBatchNorm.forward = nn.BatchNorm2d.forward  # refuses the CPU
-    DistributedDataParallel._passing_sync_batchnorm_handle = lambda self, module: None
+    on_the_cpu()
     stats = ActStats(['*.1', '*.0'])
     learn = learner(model(), loaders(range(8*BS)), stats)
     with learn.distrib_ctx(cpu=True): learn.fit(2, LR)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from fastai.callback.training import GradientAccumulation
 
 import distributed_worker as worker
 from fastai_actstats.all import ActStats, DeadUnits, GradStats
@@ -78,9 +79,45 @@ def equals_what_was_kept(rec, results):
             assert torch.equal(one.summary.counts[t, 0], Summary.of(x, rec.bins).counts)
             assert one.near_zero[t, 0] == (x.abs() <= 0.05).double().mean()
 
+def gradients_and_units_equal_what_was_kept(results):
+    "Averaged gradients are those of each rank's loss by the number of ranks; a unit is dead where it is on all of them"
+    size, grads, units = len(results), results[0]['grad'], results[0]['units']
+    for r in results[1:]:
+        alike(r['grad'], grads)
+        assert all((r['units'].alive[n] == units.alive[n]).all() and (r['units'].fates[n] == units.fates[n]).all() for n in units.layers)
+    for layer in worker.LAYERS:
+        for t in range(12):
+            want = Summary.of(torch.cat([r['grads'][t][layer].flatten() for r in results])/size, grads.bins)
+            one = grads[layer].summary[t, 0]
+            assert torch.equal(one.counts, want.counts) and torch.equal(one.count, want.count)
+            np.testing.assert_allclose([one.mean, one.std, one.min, one.max], [want.mean, want.std, want.min, want.max], rtol=1e-6, atol=1e-12)
+    for layer in worker.RELUS:
+        alive = torch.stack([sum((r['kept'][t][layer] > 0).sum((0, 2, 3)) for r in results) for t in range(12)]).numpy()
+        assert (units.alive[layer] == alive.reshape(2, 6, -1).sum(1)).all()
+        for unit, steps in enumerate((alive > 0).T):
+            at, silent = np.flatnonzero(steps), [e for e in (0, 1) if not steps[6*e:6*e + 6].any()]
+            died = max(at[at < 6*silent[0]], default=-1) + 1 if silent else -1
+            woke = min(at[at >= 6*silent[-1] + 6], default=-1) if silent else -1
+            assert units.fates[layer][:, unit].tolist() == [died, woke, len(silent) > 0]
+
+def equals_one_process(results):
+    "gradients of parts of a batch, averaged or accumulated, are the same numbers: so the whole run is"
+    rec, size = agree(results), len(results)
+    stats, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), GradStats(), DeadUnits()
+    order = [j for i in range(6) for rank in range(size) for j in worker.batches(rank, size, 6)[i*worker.BS:(i + 1)*worker.BS]]
+    learn = worker.learner(worker.model(), worker.loaders(order), [stats, grads, units, GradientAccumulation(size*worker.BS)])
+    learn.fit(2, worker.LR)
+    alike(rec.train, stats.record.train)
+    for r in results:
+        alike(r['grad'], grads.record)
+        for n in units.record.layers:
+            assert (r['units'].alive[n] == units.record.alive[n]).all() and (r['units'].seen[n] == units.record.seen[n]).all()
+            assert (r['units'].dead(n) == units.record.dead(n)).all() and (r['units'].fates[n] == units.record.fates[n]).all()
+    assert len(rec.valid) == 4 and (rec.valid.count == size*stats.record.valid.count).all()
+
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-    return launched(tmp_path_factory.mktemp('two'), 2, 'equal', 'each', 'local', 'two_fits', 'uneven', 'never', 'too_late', 'trainer', 'fsdp')
+    return launched(tmp_path_factory.mktemp('two'), 2, 'equal', 'each', 'local', 'two_fits', 'shown', 'uneven', 'never', 'too_late', 'trainer', 'fsdp')
 
 def agree(results):
     "All ranks hold the same record, to the last bit"
@@ -93,25 +130,12 @@ def agree(results):
 @pytest.mark.xdist_group('distributed')
 class TestTwo:
     def test_equals_one_process_that_sees_the_same_batches(self, two):
-        "gradients of two halves, averaged or accumulated, are the same numbers: so the whole run is"
-        from fastai.callback.training import GradientAccumulation
-        results = of(two, 'equal')
-        rec = agree(results)
-        stats, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), GradStats(), DeadUnits()
-        order = [j for i in range(6) for rank in range(2) for j in worker.batches(rank, 2, 6)[i*worker.BS:(i + 1)*worker.BS]]
-        learn = worker.learner(worker.model(), worker.loaders(order), [stats, grads, units, GradientAccumulation(2*worker.BS)])
-        learn.fit(2, worker.LR)
-        alike(rec.train, stats.record.train)
-        alike(results[1]['grad'], grads.record)
-        for r in results:
-            for n in units.record.layers:
-                assert (r['units'].alive[n] == units.record.alive[n]).all() and (r['units'].seen[n] == units.record.seen[n]).all()
-                assert (r['units'].dead(n) == units.record.dead(n)).all() and (r['units'].fates[n] == units.record.fates[n]).all()
-        assert len(rec.valid) == 4 and (rec.valid.count == 2*stats.record.valid.count).all()
+        equals_one_process(of(two, 'equal'))
 
     def test_equals_what_was_kept(self, two):
         results = of(two, 'equal')
         equals_what_was_kept(agree(results), results)
+        gradients_and_units_equal_what_was_kept(results)
 
     def test_invisible(self, two):
         for r in of(two, 'equal'): assert r['same'] and not r['warned']
@@ -137,6 +161,19 @@ class TestTwo:
         for rank, r in enumerate(results):
             totals = [o[1] for o in r['seen'] if isinstance(o[0], tuple)]
             assert totals[1] == 2*totals[0] and totals[2] == 3*totals[0] and r['seen'][0] == (rank,) and r['seen'][1][0] == (0, 1)
+
+    def test_live_view_loggers_and_files_show_all_ranks(self, two):
+        results = of(two, 'shown')
+        rec = agree(results)
+        (first, second), total = results, int(rec.count.sum())
+        assert first['meetings'] == second['meetings'] == 3 and not first['warned'] + second['warned']
+        assert first['files'] == second['files'] == ['0.png', 'run.npz'] and not second['drawn'] and second['got'] is None
+        merged = [n for ranks, n in first['drawn'] if ranks == (0, 1)]
+        alone = [n for ranks, n in first['drawn'] if ranks == (0,)]
+        assert sorted(set(merged)) == [total//3, 2*total//3, total] and 2*max(alone) <= total and len(alone) >= 3
+        assert len(first['got']) == 3*len(rec.layers)*len(rec)
+        for t, step in enumerate(rec.columns['last']):
+            for i, layer in enumerate(rec.layers): assert first['got'][f'activations/{layer}/mean', step] == rec.mean[t, i]
 
     def test_a_rank_with_fewer_batches(self, two):
         "its k-th batch of an epoch goes with the others' k-th, though it counts other steps"
@@ -167,6 +204,7 @@ class TestTwo:
         assert first['warned'] == ['activations: rank 1 did not answer within 0.5 s: what it recorded is missing']
         assert len(last['warned']) == 1 and 'it came more than 0.5 s after the first rank, and rank 0 merged without it' in last['warned'][0]
         assert first['again'] == last['again'] == (0, 1)
+        assert first['files'] == last['files'] == ['run.npz', 'run.rank1.npz']
 
     def test_fastais_distributed_trainer(self, two):
         "hooks survive the wrapping and the conversion of batchnorm; names are the user's"
@@ -187,6 +225,7 @@ def test_four_processes_and_one_is_killed(tmp_path):
     equal = of(results, 'equal')
     assert len(equal) == 4 and all(r['same'] and not r['warned'] for r in equal)
     equals_what_was_kept(agree(equal), equal)
+    gradients_and_units_equal_what_was_kept(equal)
     killed = of(results, 'killed')
     assert len(killed) == 3  # who was killed left nothing
     for rank, r in enumerate(killed):
