@@ -1,7 +1,8 @@
 """What several processes cost: a step with and without ActStats, bytes sent, and meetings of many simulated ranks.
 
 python bench/distributed.py [--procs 2] [--ranks 8 64 1024] writes bench/results/distributed.json. Ranks are simulated by threads of one
-process with gloo over the loopback: the same code, heads, teams and bytes as between machines, on the cores that are there."""
+process (of several, above 256) with gloo over the loopback: the same code, heads, teams and bytes as between machines, on the cores
+that are there."""
 import argparse
 import json
 import os
@@ -12,9 +13,14 @@ import sys
 import tempfile
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
+from multiprocessing import get_context
 from pathlib import Path
 
+os.environ.setdefault('TORCH_CPP_LOG_LEVEL', 'ERROR')  # which names every socket without a host name
+
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -36,9 +42,9 @@ def step_time(out, rounds=5, n=20):
             dist.barrier()
             start = time.perf_counter()
             meet, spent = stats.merge_ranks, []
-            def timed():
+            def timed(at=None):
                 began = time.perf_counter()
-                meet()
+                meet(at)
                 spent.append(time.perf_counter() - began)
             stats.merge_ranks = timed
             learn.fit(1, worker.LR)
@@ -49,32 +55,43 @@ def step_time(out, rounds=5, n=20):
                                              layers=9, columns=n, record_bytes=stats.recorder.record.nbytes)))
     dist.destroy_process_group()
 
-def simulated(ranks, columns, layers=9):
-    "Seconds of one meeting of so many threads"
+def some_ranks(port, first, last, ranks, columns, layers):
+    "Threads of this process that are the ranks from `first` to `last`: their errors"
     from fastai_actstats.bins import Bins
     from fastai_actstats.distributed import meet
     from fastai_actstats.record import Record
     from fastai_actstats.ring import COLUMN
     from fastai_actstats.summary import Summary
-    bins, cols = Bins(), torch.arange(columns).numpy()
-    c = torch.zeros(columns).numpy().astype(COLUMN)
-    c['first'] = c['last'] = cols
+    torch.set_num_threads(1)
+    resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:]*2)
+    bins, c, errors = Bins(), np.zeros(columns, COLUMN), []
+    c['first'] = c['last'] = range(columns)
     c['steps'] = 1
-    rows = Summary.of(torch.randn(1000), bins).rows.expand(columns, layers, -1)
-    server = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
-    results, errors = [None]*ranks, []
+    rows = Summary.of(torch.arange(1000.) % 7, bins).rows.expand(columns, layers, -1)
     def run(rank):
-        store = dist.TCPStore('127.0.0.1', server.port, is_master=False, timeout=timedelta(seconds=120))
-        rec = Record(rows.clone(), c.copy(), [str(i) for i in range(layers)], bins)
-        try: results[rank] = meet(rec, dist.PrefixStore('bench', store), rank, ranks, 240.).record.count[0, 0]
-        except Exception as e: errors.append(str(e))
-    threads = [threading.Thread(target=run, args=(r,)) for r in range(ranks)]
-    start = time.perf_counter()
+        store = dist.TCPStore('127.0.0.1', port, is_master=False, timeout=timedelta(seconds=300))
+        record = Record(rows.clone(), c.copy(), [str(i) for i in range(layers)], bins)
+        try: met = meet(record, dist.PrefixStore('bench', store), rank, ranks, 300.).record
+        except Exception as e: errors.append(f"rank {rank}: {e}")
+        else:
+            if (met.count != 1000*ranks).any(): errors.append(f"rank {rank}: merged {met.count[0, 0]} values")
+    threads = [threading.Thread(target=run, args=(r,)) for r in range(first, last)]
     for t in threads: t.start()
     for t in threads: t.join()
-    assert not errors and all(n == 1000*ranks for n in results), errors[:3]
-    size = columns*layers*(bins.n + 9)*8
-    return dict(ranks=ranks, columns=columns, layers=layers, record_bytes=size, seconds=time.perf_counter() - start)
+    return errors
+
+def simulated(ranks, columns, layers=9):
+    "Seconds of one meeting of so many ranks, which are threads, at most 256 a process"
+    from fastai_actstats.bins import Bins
+    server = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    parts = [(server.port, i, min(i + 256, ranks), ranks, columns, layers) for i in range(0, ranks, 256)]
+    with ProcessPoolExecutor(len(parts), get_context('spawn')) as pool:
+        list(pool.map(some_ranks, *zip(*[(port, 0, 0, *rest) for port, _, _, *rest in parts])))  # no ranks: only imports
+        start = time.perf_counter()
+        errors = sum(pool.map(some_ranks, *zip(*parts)), [])
+        seconds = time.perf_counter() - start
+    assert not errors, errors[:3]
+    return dict(ranks=ranks, columns=columns, layers=layers, record_bytes=columns*layers*(Bins().n + 9)*8, seconds=seconds)
 
 def main():
     parser = argparse.ArgumentParser()
@@ -83,9 +100,6 @@ def main():
     parser.add_argument('--step-time', metavar='FILE', help='used by the processes that this starts')
     args = parser.parse_args()
     if args.step_time: return step_time(args.step_time)
-    torch.set_num_threads(1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     with tempfile.TemporaryDirectory() as tmp:
         env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
         subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(args.procs), __file__,

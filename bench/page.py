@@ -40,30 +40,31 @@ def reduction():
 
 def training():
     df, where = load('training')
-    long = df.melt('model', ['ours adds, ms', 'fastai adds, ms'], 'way', 'ms added a step')
-    fig, axs = plt.subplots(1, len(df), figsize=(9, 3.4), layout='constrained')
-    for ax, (model, rows) in zip(axs, long.groupby('model', sort=False)):
-        sns.barplot(rows.assign(way=rows.way.str.split().str[0]), x='way', y='ms added a step', hue='way', palette='colorblind', ax=ax)
-        plain = df.loc[df.model == model, 'plain, ms a step'].item()
-        ax.set(title=f'{model}\n(plain step {plain:.0f} ms)', xlabel='')
+    fig, axs = plt.subplots(1, df.model.nunique(), figsize=(9, 3.4), layout='constrained')
+    for ax, (model, rows) in zip(axs, df.groupby('model', sort=False)):
+        sns.barplot(rows[rows['watched by'].isin(['sum', 'ours', 'fastai'])], order=['sum', 'ours', 'fastai'], x='watched by', y='adds, ms', hue='watched by', palette='colorblind', ax=ax)
+        ax.set(title=f"{model}\n(plain step {rows['ms a step'].iloc[0]:.0f} ms)", xlabel='', ylabel='ms added a step')
         sns.despine(ax=ax)
-    return where, save(fig, 'bench_training'), df[[c for c in df if 'quartiles' not in c]]
+    return where, save(fig, 'bench_training'), df.drop(columns='quartiles').fillna('')
 
 def scaling():
     df, where = load('scaling')
-    some = df[(df.layers == 5) & (df.capacity == 1024)].melt('steps', ['ring, MiB', 'fastai, MiB', 'every activation, MiB'], 'way', 'MiB')
-    fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout='constrained')
-    sns.lineplot(some, x='steps', y='MiB', hue='way', style='way', markers=True, palette='colorblind', ax=left)
-    left.set(xscale='log', yscale='log', title='Memory, five layers')
-    sns.lineplot(df[df.layers == 5], x='steps', y='us a step', hue='capacity', style='capacity', markers=True, palette='colorblind', ax=right)
-    right.set(xscale='log', ylim=(0, None), ylabel='microseconds a step', title='Time a step, five layers')
-    for ax in (left, right): sns.despine(ax=ax)
-    return where, save(fig, 'bench_scaling'), df
+    df['way'] = df.way.where(df.way != 'ours', 'ours, ' + df.capacity.astype(str) + ' columns')
+    some, fig = df[df.steps.isin([100, 1000, 10_000, 100_000])], plt.figure(figsize=(9, 3.8), layout='constrained')
+    axs = fig.subplots(1, 3)
+    for ax, value, label in zip(axs, ('MiB', 'us a step', 'read, s'), ('memory, MiB', 'microseconds a step', 'seconds to read all')):
+        sns.lineplot(some, x='steps', y=value, hue='way', style='way', markers=True, palette='colorblind', ax=ax, legend=ax is axs[0])
+        ax.set(xscale='log', yscale='log', ylabel='', title=label)
+        sns.despine(ax=ax)
+    handles, labels = axs[0].get_legend_handles_labels()
+    axs[0].get_legend().remove()
+    fig.legend(handles, labels, loc='outside lower center', ncols=4, frameon=False)
+    return where, save(fig, 'bench_scaling'), df.drop(columns='capacity')
 
 def observers():
     df, where = load('observers')
     fig, ax = plt.subplots(figsize=(7.5, 3), layout='constrained')
-    sns.barplot(df[df['watched by'] != 'none'], y='watched by', x='ms added a step', color=sns.color_palette('colorblind')[0], ax=ax)
+    sns.barplot(df[df['watched by'] != 'none'], y='watched by', x='adds, ms', color=sns.color_palette('colorblind')[0], ax=ax)
     ax.set(ylabel='', xlabel='milliseconds of processor time added to a step')
     sns.despine(ax=ax)
     return where, save(fig, 'bench_observers'), df
@@ -72,9 +73,11 @@ TEXT = {
     reduction: ("The reduction alone", "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
                 "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
     training: ("Whole training steps", "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
-               "difference of two medians, so a busy machine shows in it."),
-    scaling: ("Steps, layers, capacity", "A recorder alone, with tensors of 128 values, so that only what is around the reduction is seen. From the first "
-              "merge on, a step costs its merging with the open column."),
+               "median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads each activation once with "
+               "`torch.sum` and does nothing else. neural-observatory records statistics of activations and "
+               "torchinstruments what it records by default, at every step."),
+    scaling: ("Steps, layers, capacity", "A recorder alone, five layers of 128 values each, so that only what is around the reduction is seen: against "
+              "fastai's callback, and against keeping every activation. Memory is by how much a process grew."),
     observers: ("The observing callbacks", "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four together.")}
 
 def main():

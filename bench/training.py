@@ -1,59 +1,125 @@
 """Whole training steps: `python bench/training.py`
 
-Plain, with ours, and with fastai's `ActivationStats(with_hist=True)`, epochs in alternation: the reference CNN on real digits, a
-ResNet-18 and a small transformer on random inputs."""
+Plain, with ours, with fastai's `ActivationStats(with_hist=True)`, and with a hook that does nothing but `torch.sum`, epochs in
+alternation: on the CPU the reference CNN on real
+digits, a ResNet-18 and a small transformer on random inputs; on a GPU a ResNet-50 and a transformer of some 100 million parameters,
+both in bfloat16, with the peak of memory.
+
+Beside the reference CNN also other tools, where they are installed (`pip install neural-observatory torchinstruments`), each recording
+activations at every step. Composer's `ActivationMonitor` works in Composer's own trainer, which needs an older torch than this."""
+import logging
+import shutil
+import statistics
+import tempfile
 import warnings
+from importlib.util import find_spec
 
 import pandas as pd
 import torch
-from fastai.basics import CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, set_seed
+from fastai.basics import Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, set_seed
+from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.hook import ActivationStats
 from measure import alternate, settings, spread, write
 from torch import nn
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.demo import digits, reference_cnn
+from fastai_actstats.layers import choose
 
-def random_batches(x, y, bs):
-    data = list(zip(x, y))
-    return DataLoaders(DataLoader(data, bs=bs, num_workers=0), DataLoader(data[:1], bs=1, num_workers=0), device='cpu')
+GPU = torch.cuda.is_available()
+DEVICE = 'cuda' if GPU else 'cpu'
 
-def resnet(s):
-    from torchvision.models import resnet18
-    size, bs = s.getint('resnet_size'), s.getint('resnet_batch')
-    return lambda: resnet18(weights=None, num_classes=10), random_batches(torch.randn(2*bs, 3, size, size), torch.randint(0, 10, (2*bs,)), bs), 2
+def random_batches(x, n):
+    "The same batch `n` times, there already, so that nothing but the step takes time"
+    x, y = x.to(DEVICE), torch.randint(0, 10, x.shape[:1], device=DEVICE)
+    return DataLoaders(*(DataLoader(batches, bs=None, num_workers=0) for batches in ([(x, y)]*n, [(x[:1], y[:1])])), device=DEVICE)
+
+def resnet(name, size, bs, n):
+    import torchvision
+    return lambda: getattr(torchvision.models, name)(weights=None, num_classes=10), random_batches(torch.randn(bs, 3, size, size), n)
 
 class Transformer(nn.Module):
     def __init__(self, width, layers):
         super().__init__()
         self.embed, self.head = nn.Embedding(100, width), nn.Linear(width, 10)
-        block = nn.TransformerEncoderLayer(width, 4, 4*width, batch_first=True)
+        block = nn.TransformerEncoderLayer(width, width//32, 4*width, batch_first=True)
         self.encoder = nn.TransformerEncoder(block, layers, enable_nested_tensor=False)
     def forward(self, x): return self.head(self.encoder(self.embed(x)).mean(1))
 
-def transformer(s):
-    width, layers, tokens, bs = (s.getint(f'transformer_{n}') for n in ('width', 'layers', 'tokens', 'batch'))
-    return lambda: Transformer(width, layers), random_batches(torch.randint(0, 100, (4*bs, tokens)), torch.randint(0, 10, (4*bs,)), bs), 4
+def transformer(width, layers, tokens, bs, n):
+    return lambda: Transformer(width, layers), random_batches(torch.randint(0, 100, (bs, tokens)), n)
 
-WATCHERS = {'plain': lambda: [], 'ours': lambda: [ActStats()], 'fastai': lambda: [ActivationStats(with_hist=True)]}
+def models():
+    "Name → how the model is made, and its batches"
+    s = settings()
+    n = s.getint('training_batches')
+    size = lambda kind: [s.getint(f'{kind}_{name}') for name in ('width', 'layers', 'tokens', 'batch')]
+    if GPU: return {'ResNet-50, bfloat16': resnet('resnet50', s.getint('gpu_resnet_size'), s.getint('gpu_resnet_batch'), n),
+                    'transformer, bfloat16': transformer(*size('gpu_transformer'), n)}
+    return {'reference CNN': (reference_cnn, digits()), 'ResNet-18': resnet('resnet18', s.getint('resnet_size'), s.getint('resnet_batch'), n),
+            'transformer': transformer(*size('transformer'), n)}
+
+class NeuralObservatory(Callback):
+    "Statistics only, of activations, at every step"
+    def before_fit(self):
+        from neural_observatory import Observatory, ObservatoryConfig
+        logging.getLogger('neural_observatory').setLevel(logging.ERROR)
+        self.seen = Observatory(self.model, ObservatoryConfig(stats_only_mode=True, activation_sample_rate=1, gradient_sample_rate=10**9,
+                                                              parameter_sample_rate=10**9))
+        self.seen.watch()
+    def before_batch(self): self.seen.step()
+    def after_fit(self): self.seen.stop()
+
+class TorchInstruments(Callback):
+    "Every forward pass"
+    def before_fit(self):
+        from torchinstruments import inject_observer
+        from torchinstruments.sampling import AlwaysSampler
+        self.folder = tempfile.mkdtemp()
+        inject_observer(self.model, output_dir=self.folder, sampler=AlwaysSampler())
+    def after_fit(self):
+        from torchinstruments import remove_observer
+        remove_observer(self.model)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+class OneRead(Callback):
+    "`torch.sum` of every activation and nothing else: what no watcher can do without"
+    def before_fit(self): self.handles = [m.register_forward_hook(self.read) for m in choose(self.model, None).values()]
+    def read(self, module, args, output): output.detach().sum()
+    def after_fit(self): [h.remove() for h in self.handles]
+
+WATCHERS = {'plain': lambda: [], 'ours': lambda: [ActStats()], 'fastai': lambda: [ActivationStats(with_hist=True)], 'sum': lambda: [OneRead()]}
+OTHERS = {name: lambda cb=cb: [cb()] for name, cb in (('neural_observatory', NeuralObservatory), ('torchinstruments', TorchInstruments)) if find_spec(name)}
+
+def measure(make, data, watchers, rounds):
+    "Watcher → milliseconds a step, with quartiles, what it adds to a plain step of the same round, and the peak of memory on a GPU"
+    ways, peaks = {}, {}
+    for name, cbs in watchers.items():
+        set_seed(42)
+        learn = Learner(data, make(), loss_func=CrossEntropyLossFlat(), cbs=cbs() + ([MixedPrecision(amp_mode=AMPMode.BF16)] if GPU else []))
+        learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
+        learn.logger = lambda *args: None
+        def fit(learn=learn, name=name):
+            if GPU: torch.cuda.reset_peak_memory_stats()
+            learn.fit(1, 1e-3)
+            if GPU: peaks[name] = torch.cuda.max_memory_allocated()/2**20
+            learn.recorder.losses.clear()
+        ways[name] = fit
+    times = {name: [t/len(data.train)*1e3 for t in ts] for name, ts in alternate(ways, rounds, sync=torch.cuda.synchronize if GPU else None).items()}
+    adds = {name: statistics.median(a - b for a, b in zip(ts, times['plain'])) for name, ts in times.items()}
+    return {name: spread(ts) | dict(adds=adds[name]) | (dict(peak=peaks[name]) if GPU else {}) for name, ts in times.items()}
 
 def main():
     warnings.filterwarnings('ignore')
-    s, dls, rows = settings(), digits(), []
-    for name, (make, data, steps) in {'reference CNN': (reference_cnn, dls, len(dls.train)), 'ResNet-18': resnet(s),
-                                      'transformer': transformer(s)}.items():
-        ways = {}
-        for watcher, cbs in WATCHERS.items():
-            set_seed(42)
-            learn = Learner(data, make(), loss_func=CrossEntropyLossFlat(), cbs=cbs())
-            learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-            learn.logger = lambda *args: None
-            ways[watcher] = lambda learn=learn: learn.fit(1, 1e-3)
-        t = {w: {k: v/steps*1e3 for k, v in spread(x).items()} for w, x in alternate(ways, s.getint('rounds')).items()}
-        ours, theirs = (t[w]['median'] - t['plain']['median'] for w in ('ours', 'fastai'))
-        rows.append({'model': name, **{f'{w}, ms a step': x['median'] for w, x in t.items()}, **{f'{w}, quartiles': [x['low'], x['high']] for w, x in t.items()},
-                     'ours adds, ms': ours, 'fastai adds, ms': theirs, 'ours adds': ours/t['plain']['median'], 'ours / fastai': ours/theirs})
-    print(pd.DataFrame(rows)[['model', *(f'{w}, ms a step' for w in WATCHERS), 'ours adds, ms', 'fastai adds, ms', 'ours adds', 'ours / fastai']].round(3).to_string(index=False))
+    s, rows = settings(), []
+    for name, (make, data) in models().items():
+        parts = [measure(make, data, WATCHERS, s.getint('training_rounds'))]
+        if OTHERS and name == 'reference CNN': parts.append(measure(make, data, {'plain': WATCHERS['plain']} | OTHERS, 2))
+        for part in parts:
+            rows += [{'model': name, 'watched by': w, 'ms a step': m['median'], 'quartiles': [m['low'], m['high']], 'adds, ms': m['adds'],
+                      'adds': m['adds']/part['plain']['median'], 'of what fastai adds': m['adds']/parts[0]['fastai']['adds'],
+                      **({'peak, MiB': m['peak']} if GPU else {})} for w, m in part.items() if w != 'plain' or part is parts[0]]
+    print(pd.DataFrame(rows).drop(columns='quartiles').round(3).to_string(index=False))
     write('training', rows)
 
 if __name__ == '__main__': main()
