@@ -21,6 +21,7 @@ Modules:
 - `fastai_actstats.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.recorder`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.ring`: A fixed number of columns of summaries, for a run of any length
+- `fastai_actstats.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
 - `fastai_actstats.summary`: `Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from fastai.basics import Callback, CancelFitException
 
+from . import troubles  # registers the rules of the package
 from .record import Record
 from .rules import RULES, Finding
 from .watch import aside
