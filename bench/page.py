@@ -69,6 +69,10 @@ def observers():
     sns.despine(ax=ax)
     return where, save(fig, 'bench_observers'), df
 
+def breakdown():
+    df, where = load('breakdown')
+    return where, '', df
+
 TEXT = {
     reduction: ("The reduction alone", "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
                 "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
@@ -78,14 +82,17 @@ TEXT = {
                "torchinstruments what it records by default, at every step."),
     scaling: ("Steps, layers, capacity", "A recorder alone, five layers of 128 values each, so that only what is around the reduction is seen: against "
               "fastai's callback, and against keeping every activation. Memory is by how much a process grew."),
-    observers: ("The observing callbacks", "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four together.")}
+    observers: ("The observing callbacks", "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four together."),
+    breakdown: ("Where the time goes", "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN with "
+              "`ActStats`, in one thread. Counting takes one increment of memory a value, which is about what the processor can do in a cycle; "
+              "the other loops are vectors.")}
 
 def main():
     IMAGES.mkdir(exist_ok=True)
     parts = ['# Benchmarks', 'Measured on the machines named, on the CPU; the CUDA kernel is tested in triton\'s interpreter only, so there is no GPU figure here.']
     for make, (title, text) in TEXT.items():
         where, picture, table = make()
-        parts += [f'## {title}', text, picture, markdown(table), where]
+        parts += filter(None, [f'## {title}', text, picture, markdown(table), where])
     (ROOT/'docs'/'benchmarks.md').write_text('\n\n'.join(parts) + '\n')
 
 if __name__ == '__main__': main()

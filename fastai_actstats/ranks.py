@@ -169,6 +169,7 @@ class ByRank(Mapping):
 
     def distance(self) -> pd.DataFrame: # Layers by ranks, 0 (alike) to 1 (nothing in common)
         "How far each rank's distribution of the whole run is from that of all the others (total variation)"
+        if (what := next(iter(self.values())).what) == 'units': raise TypeError(f"{what} have no distributions; compare the ranks' tables")
         counts = {r: rec.summary.over(0).counts.double() for r, rec in self.items()}
         total = sum(counts.values())
         share = lambda c: c/c.sum(-1, keepdim=True)

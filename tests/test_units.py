@@ -137,6 +137,7 @@ def test_where_units_lie(learner, settings):
     got = {n: (rec.info[n]['axis'], rec.alive[n].shape[1], rec.info[n]['kind']) for n in rec.layers}
     assert got == {'relu': (1, 6, 'relu'), 'relu:2': (1, 6, 'relu'), 'gelu': (1, 6, 'relu'), 'silu': (3, 9, 'relu'), 'tanh': (2, 9, 'tanh'),
                    'leaky': (2, 9, 'relu'), 'sigmoid': (1, 5, 'sigmoid'), 'elu': (1, 10, 'relu')}
+    with pytest.raises(TypeError, match="units have no distributions; compare the ranks' tables"): learn.dead_units.by_rank.distance()
     watched = DeadUnits([nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention, nn.Conv1d])
     learner(watched, model=Zoo()).fit(1, settings.lr/20)
     got = {n: (i['axis'], watched.record.alive[n].shape[1]) for n, i in watched.record.info.items()}
