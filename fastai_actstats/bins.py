@@ -107,9 +107,6 @@ class Bins:
         log = (True, bits(self.hi), self.shift, self.base, self.side) if self.per_octave else (False, 0, 0, 0, 0)
         return self.lo, self.hi, self.scale, bits(self.eps), self.n, *log
 
-    @cached_property
-    def zero_slot(self) -> int: return int(self.index(torch.zeros(1))[0])  # where zeros are counted
-
     def index(self,
         x:torch.Tensor # Finite values, float32 or float64
     ) -> torch.Tensor: # int64, same shape: 0 underflow, 1..B the bins, B+1 overflow

@@ -16,7 +16,7 @@ from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['BLOCK', 'WAVES', 'MOST_SLOTS', 'reduce_']
+__all__ = ['BLOCK', 'WAYS', 'WAVES', 'MOST_SLOTS', 'reduce_']
 
 # %% ../../nbs/02_kernels.cuda.ipynb #kernels
 @triton.jit
@@ -42,12 +42,12 @@ def _chan(n, mean, m2, n2, mean2, m22):
     return n + n2, mean, m2 + m22 + delta*delta*(n*n2/total)
 
 @triton.jit
-def _read(x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, side, zero_slot,
-          log:tl.constexpr, SLOTS:tl.constexpr, BLOCK:tl.constexpr):
+def _read(x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, side,
+          log:tl.constexpr, SLOTS:tl.constexpr, BLOCK:tl.constexpr, WAYS:tl.constexpr):
     program, programs = tl.program_id(0), tl.num_programs(0)
-    counts = tl.zeros([SLOTS], tl.int64)
-    bad, near, zeros, seen, mean, m2 = (tl.zeros([], tl.int64), tl.zeros([], tl.int64), tl.zeros([], tl.int64),
-                                        tl.zeros([], tl.float64), tl.zeros([], tl.float64), tl.zeros([], tl.float64))
+    counts, way = tl.zeros([SLOTS*WAYS], tl.int64), (tl.arange(0, BLOCK)//8) % WAYS  # a thread reads 4 or 8 neighbours at once
+    read, near, seen, mean, m2 = (tl.zeros([], tl.int64), tl.zeros([], tl.int64), tl.zeros([], tl.float64), tl.zeros([], tl.float64),
+                                  tl.zeros([], tl.float64))
     low, high = tl.full([], float('inf'), tl.float32), tl.full([], float('-inf'), tl.float32)
     for start in range(program.to(tl.int64)*BLOCK, size, programs.to(tl.int64)*BLOCK):
         at = start + tl.arange(0, BLOCK)
@@ -55,18 +55,17 @@ def _read(x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, 
         v = tl.load(x + at, mask=there, other=0.).to(tl.float32)
         magnitude = v.to(tl.int32, bitcast=True) & 0x7fffffff
         finite = there & (magnitude < 0x7f800000)
-        bad += tl.sum((there & (magnitude >= 0x7f800000)).to(tl.int32)).to(tl.int64)
+        some = tl.sum(finite.to(tl.int32)).to(tl.float32)
+        read += tl.minimum(size - start, BLOCK)
         near += tl.sum((finite & (magnitude <= eps_bits)).to(tl.int32)).to(tl.int64)
-        zero = finite & (v == 0.)
-        zeros += tl.sum(zero.to(tl.int32)).to(tl.int64)
         v = tl.where(finite, v, 0.)
-        counts += tl.histogram(_slots(v, lo, hi, scale, n, log, hi_bits, shift, base, side), SLOTS, mask=finite & (v != 0.)).to(tl.int64)
-        low = tl.minimum(low, tl.min(tl.where(finite, v, float('inf'))))
-        high = tl.maximum(high, tl.max(tl.where(finite, v, float('-inf'))))
-        largest = tl.max(tl.abs(v))
+        slot = _slots(v, lo, hi, scale, n, log, hi_bits, shift, base, side)
+        counts += tl.histogram(slot*WAYS + way, SLOTS*WAYS, mask=finite).to(tl.int64)
+        least, most = tl.min(tl.where(finite, v, float('inf'))), tl.max(tl.where(finite, v, float('-inf')))
+        low, high = tl.minimum(low, least), tl.maximum(high, most)
+        largest = tl.maximum(-least, most)
         up = tl.where(largest > 1.0995116e12, 8.2718061e-25, tl.where(largest < 9.0949470e-13, 1.2089258e24, 1.))  # 2**-80, 2**80
         w = v*up
-        some = tl.sum(finite.to(tl.int32)).to(tl.float32)
         middle = tl.sum(w)/tl.maximum(some, 1.)
         d = tl.where(finite, w - middle, 0.)
         rest, back = tl.sum(d).to(tl.float64), 1./up.to(tl.float64)
@@ -74,37 +73,40 @@ def _read(x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, 
         block_mean = (middle.to(tl.float64) + rest/block)*back
         block_m2 = tl.maximum(tl.sum(d*d).to(tl.float64) - rest*rest/block, 0.)*back*back
         seen, mean, m2 = _chan(seen, mean, m2, some.to(tl.float64), block_mean, block_m2)
-    slot = tl.arange(0, SLOTS)
-    counts += tl.where(slot == zero_slot, zeros, 0)
+    slot, counts = tl.arange(0, SLOTS), tl.sum(tl.reshape(counts, [SLOTS, WAYS]), 1)
     tl.atomic_add(row + 3 + slot, counts.to(tl.float64), mask=(slot < n + 2) & (counts > 0))
-    tl.atomic_add(row, (seen + bad.to(tl.float64)))
-    tl.atomic_add(row + 1, bad.to(tl.float64))
+    tl.atomic_add(row, read.to(tl.float64))
+    tl.atomic_add(row + 1, read.to(tl.float64) - seen)
     tl.atomic_add(row + 2, near.to(tl.float64))
-    here = part + program*5
+    here = part + program
     tl.store(here, seen)
-    tl.store(here + 1, mean)
-    tl.store(here + 2, m2)
-    tl.store(here + 3, low.to(tl.float64))
-    tl.store(here + 4, high.to(tl.float64))
+    tl.store(here + programs, mean)
+    tl.store(here + 2*programs, m2)
+    tl.store(here + 3*programs, low.to(tl.float64))
+    tl.store(here + 4*programs, high.to(tl.float64))
 
 @triton.jit
-def _combine(row, part, programs, n):
-    "Merge the programs' moments and extremes into the row, in their order; `_read` has added to its counts already"
-    new, mean2, m22 = tl.zeros([], tl.float64), tl.zeros([], tl.float64), tl.zeros([], tl.float64)
-    low, high = tl.load(row + n + 7), tl.load(row + n + 8)
-    for i in range(programs):
-        here = part + i*5
-        new, mean2, m22 = _chan(new, mean2, m22, tl.load(here), tl.load(here + 1), tl.load(here + 2))
-        low, high = tl.minimum(low, tl.load(here + 3)), tl.maximum(high, tl.load(here + 4))
+def _combine(row, part, programs, n, MOST:tl.constexpr):
+    "Merge the programs' moments and extremes into the row, all at once; `_read` has added to its counts already"
+    program = tl.arange(0, MOST)
+    here, there = part + program, program < programs
+    some = tl.load(here, mask=there, other=0.)
+    means = tl.load(here + programs, mask=there, other=0.)
+    m2s = tl.load(here + 2*programs, mask=there, other=0.)
+    low = tl.min(tl.load(here + 3*programs, mask=there, other=float('inf')))
+    high = tl.max(tl.load(here + 4*programs, mask=there, other=float('-inf')))
+    new, before = tl.sum(some), tl.load(row + n + 5)
     had = tl.load(row) - tl.load(row + 1) - new
-    had, mean, m2 = _chan(had, tl.load(row + n + 5), tl.load(row + n + 6), new, mean2, m22)
+    total = tl.maximum(had + new, 1.)
+    mean = before*(had/total) + tl.sum(means*(some/total))
+    m2 = tl.load(row + n + 6) + had*(before - mean)*(before - mean) + tl.sum(m2s + some*(means - mean)*(means - mean))
     tl.store(row + n + 5, mean)
     tl.store(row + n + 6, m2)
-    tl.store(row + n + 7, low)
-    tl.store(row + n + 8, high)
+    tl.store(row + n + 7, tl.minimum(low, tl.load(row + n + 7)))
+    tl.store(row + n + 8, tl.maximum(high, tl.load(row + n + 8)))
 
 # %% ../../nbs/02_kernels.cuda.ipynb #reduce
-BLOCK, WAVES, MOST_SLOTS = 2048, 4, 2048
+BLOCK, WAYS, WAVES, MOST_SLOTS = 2048, 8, 4, 2048
 
 def _programs(device):
     if device.type != 'cuda': return 3  # triton's interpreter, in the tests
@@ -120,8 +122,9 @@ def reduce_(
     if x.dtype == torch.float64 or bins.n + 2 > MOST_SLOTS: return eager.reduce_(x, row, bins)
     if not size: return
     lo, hi, scale, eps_bits, n, log, hi_bits, shift, base, side = bins.rule
-    programs = min(triton.cdiv(size, BLOCK), _programs(x.device))
+    most, slots = _programs(x.device), triton.next_power_of_2(n + 2)
+    programs = min(triton.cdiv(size, BLOCK), most)
     part = torch.empty(programs*5, dtype=torch.float64, device=x.device)
-    _read[(programs,)](x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, side, bins.zero_slot,
-                       log=log, SLOTS=triton.next_power_of_2(n + 2), BLOCK=BLOCK)
-    _combine[(1,)](row, part, programs, n)
+    _read[(programs,)](x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, side, log=log,
+                       SLOTS=slots, BLOCK=BLOCK, WAYS=min(WAYS, 2*MOST_SLOTS//slots))
+    _combine[(1,)](row, part, programs, n, MOST=triton.next_power_of_2(most))
