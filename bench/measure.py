@@ -2,7 +2,6 @@
 import json
 import platform
 import statistics
-import sys
 import time
 from configparser import ConfigParser
 from pathlib import Path

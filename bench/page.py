@@ -89,7 +89,7 @@ TEXT = {
 
 def main():
     IMAGES.mkdir(exist_ok=True)
-    parts = ['# Benchmarks', 'Measured on the machines named, on the CPU; the CUDA kernel is tested in triton\'s interpreter only, so there is no GPU figure here.']
+    parts = ['# Benchmarks', 'Measured on the machines named, on the CPU. The CUDA kernel is tested in triton\'s interpreter and compiled for real GPUs, but has not run on one: there is no GPU figure here.']
     for make, (title, text) in TEXT.items():
         where, picture, table = make()
         parts += filter(None, [f'## {title}', text, picture, markdown(table), where])

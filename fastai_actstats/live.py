@@ -21,7 +21,7 @@ from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
 from .distributed import is_rank0, merge_all, world
-from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats, step_label
+from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats
 from .ranks import listed
 from .record import Record
 from .watch import aside

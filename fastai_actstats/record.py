@@ -19,7 +19,6 @@ import torch
 from . import files
 from .bins import Bins
 from .kernels.eager import empty, merge
-from .ring import COLUMN
 from .summary import Summary
 
 # %% auto #0

@@ -8,11 +8,9 @@ Each rule yields a `rules.Finding` for every trouble that it sees in a record.""
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 
 from .record import Record
-from .rules import (SQUASHERS, Finding, after, at, collapses, finite, kind, onset, rule, share_above_zero, size, slope,
-                                   thresholds)
+from .rules import SQUASHERS, Finding, after, at, collapses, finite, kind, onset, rule, share_above_zero, size, slope
 
 # %% auto #0
 __all__ = ['GATES', 'nonfinite', 'dead', 'saturated', 'bad_init', 'exploding', 'bumpy', 'never_ran', 'out_of_range', 'strength',

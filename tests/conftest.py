@@ -1,6 +1,9 @@
 """What the tests share: the reference settings, real digits, learners that print nothing."""
 import os
-os.environ.setdefault('TRITON_INTERPRET', '1')  # before triton is imported: the CUDA kernel runs in its interpreter
+
+import torch
+
+if not torch.cuda.is_available(): os.environ.setdefault('TRITON_INTERPRET', '1')  # before triton is imported: the CUDA kernel runs in its interpreter
 
 from configparser import ConfigParser
 from pathlib import Path
@@ -8,7 +11,6 @@ from types import SimpleNamespace
 
 import matplotlib
 import pytest
-import torch
 from fastai.basics import CrossEntropyLossFlat, Learner, accuracy, set_seed
 from fastai.callback import progress, schedule
 

@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 import warnings
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 

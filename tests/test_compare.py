@@ -3,7 +3,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from fastai.basics import DataLoaders, Learner, MSELossFlat
+from fastai.basics import DataLoaders, Learner
 from fastai.callback import progress
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from scipy.stats import wasserstein_distance
@@ -13,7 +13,7 @@ from fastai_actstats.align import common_bins, common_steps, match_layers, rebin
 from fastai_actstats.all import ActStats, Bins, Record, compare
 from fastai_actstats.compare import distance
 from fastai_actstats.demo import reference_cnn
-from fastai_actstats.ring import COLUMN, Ring
+from fastai_actstats.ring import Ring
 from fastai_actstats.summary import Summary
 
 def run(values, bins=Bins(40, -5, 5), capacity=1024, layers=None, every=1, **kwargs):

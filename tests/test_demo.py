@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pandas as pd
-import pytest
 from conftest import ROOT
 
 from fastai_actstats import demo

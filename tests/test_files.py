@@ -1,10 +1,8 @@
 """Records in files: whatever is saved comes back; whatever is wrong with a file is said in one sentence."""
-import ast
 import io
 import json
 import os
 import stat
-import warnings
 import zipfile
 
 import numpy as np
@@ -18,8 +16,7 @@ from torch import nn
 
 from fastai_actstats import files
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
-from fastai_actstats.callback import StatsCallback
-from fastai_actstats.ring import COLUMN, Ring
+from fastai_actstats.ring import Ring
 from fastai_actstats.summary import Summary
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
@@ -277,7 +274,7 @@ def test_every_epoch_is_written_and_nothing_else(tmp_path):
     learn.fit(2)
     assert written == [4, 8, 8]
     before = (tmp_path/'deep'/'run.npz').read_bytes()
-    learn.validate(); learn.get_preds(); learn.lr_find(num_it=4, show_plot=False)
+    learn.validate(); learn.get_preds(); learn.lr_find(num_it=4, show_plot=False, suggest_funcs=None)
     assert (tmp_path/'deep'/'run.npz').read_bytes() == before
     learn.add_cb(Stop(0, 2, CancelFitException()))
     learn.fit(1)

@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 from conftest import ROOT
-from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, set_seed
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
 from torch import nn
 
 from fastai_actstats.all import ActStats

@@ -1,5 +1,4 @@
 """The ring at any length, against the merge of the single summaries."""
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies as st

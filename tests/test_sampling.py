@@ -65,7 +65,6 @@ def test_samples_hold_the_activations(learner, pool):
 
 def test_each_epoch_is_sampled_from_the_same_items(learner):
     learn = learner(cbs=ActSample(['3.2', '5'], 60, every_epoch=True, seed=1))
-    random_before = torch.get_rng_state()
     learn.fit(2, 0.05)
     after = sample_activations(learn, ['3.2', '5'], 60, seed=1)
     s = learn.act_sample.sample

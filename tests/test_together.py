@@ -8,7 +8,6 @@ import pytest
 import torch
 from conftest import hooks_on
 from fastai.basics import Callback, CancelFitException, set_seed
-from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
@@ -66,7 +65,7 @@ def test_lr_find_and_evaluations_leave_records_alone(learner, settings):
     learn = learner(everything())
     learn.fit(1, settings.lr)
     before, steps = [recorded(cb) for cb in watching(learn)], [cb.recorder.step for cb in watching(learn)]
-    learn.lr_find(num_it=5, show_plot=False)
+    learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
     learn.validate()
     learn.get_preds()
     assert all(map(same, before, map(recorded, watching(learn)))) and [cb.recorder.step for cb in watching(learn)] == steps == [14]*4

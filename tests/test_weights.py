@@ -5,15 +5,14 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from fastai.basics import (SGD, Adam, Callback, CancelBatchException, CancelStepException, Lamb, Lookahead, OptimWrapper, QHAdam, RAdam,
-                           RMSProp, ranger)
+from fastai.basics import (SGD, Adam, Callback, CancelBatchException, CancelStepException, Lamb, OptimWrapper, QHAdam, RAdam, RMSProp,
+                           ranger)
 from fastai.callback.training import GradientAccumulation, GradientClip
 from test_gradients import CpuAmp
 from torch import nn
 
 from fastai_actstats.all import WeightStats
 from fastai_actstats.bins import Bins
-from fastai_actstats.demo import reference_cnn
 from fastai_actstats.kernels.eager import empty
 from fastai_actstats.summary import Summary
 from fastai_actstats.weights import SMALL, fold_all
