@@ -62,7 +62,8 @@ class SaveRecord(Callback):
     def write(self):
         "Write what is new"
         for name, rec in self.records().items():
-            alone = getattr(self.learn, name).ranks.missing and rec.ranks[:1] == world()[:1]
+            missing = getattr(getattr(getattr(self.learn, name), 'ranks', None), 'missing', False)
+            alone = missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
             if not (is_rank0() or alone) or rec is self._last.get(name) or not len(rec): continue
             try: rec.save(self.file(name), self.notes)
             except Exception as e:
