@@ -57,7 +57,8 @@ def measure(way, steps, layers, capacity):
     "In a process of its own: MiB that it grew by, median microseconds of the last 500 steps, seconds of reading"
     torch.set_num_threads(1)
     warnings.filterwarnings('ignore')
-    for _ in range(5): WAYS[way](1, 2).step()  # what is loaded once is not counted
+    first = WAYS[way](1, 2)
+    for _ in range(5): first.step()  # what is loaded once, also for merging, is not counted
     before, times = resident(), []
     it = WAYS[way](layers, capacity)
     for _ in range(steps):

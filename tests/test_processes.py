@@ -85,27 +85,24 @@ def test_a_process_that_forks_after_a_fit():
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', FORKED], cwd=ROOT, timeout=120).returncode == 0
 
 COMPILED = """
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
-from fastai_actstats.kernels import cuda
+import sys
+sys.path.insert(0, 'bench')
+from instructions import ASTSource, GPUTarget, TYPES, compiled, cuda, loop, triton
 
-aligned = [['tt.divisibility', 16]]
-rule = dict(lo='fp32', hi='fp32', scale='fp32', eps_bits='i32', n='i32', hi_bits='i32', shift='i32', base='i32', side='i32')
-sizes = dict(SLOTS=128, BLOCK=cuda.BLOCK, WAYS=cuda.WAYS)
 for architecture in (80, 90):
-    for kind, vectors in (('*fp32', 4), ('*bf16', 2), ('*fp16', 2)):
+    for dtype in TYPES:
         for log in (False, True):
-            types = dict(x=kind, size='i64', row='*fp64', part='*fp64', **rule, log='constexpr', **dict.fromkeys(sizes, 'constexpr'))
-            made = triton.compile(ASTSource(cuda._read, types, dict(log=log, **sizes), {(i,): aligned for i in range(4)}), target=GPUTarget('cuda', architecture, 32))
-            loads = made.asm['ptx'].count('ld.global.v4.b32')
-            assert loads == vectors and len(made.asm['cubin']), f"{kind}, {architecture}: {loads} reads of 16 bytes a thread, not {vectors}"
-    types = dict(row='*fp64', part='*fp64', programs='i32', n='i32', MOST='constexpr')
+            made, rows = compiled(dtype, log, architecture), cuda.tile(dtype)['ROWS']
+            loads = made.asm['ptx'].count('ld.global.v4.b32')  # in the loop and in the careful one
+            assert loads == 2*rows, f"{dtype}, {architecture}: {loads} reads of 16 bytes a thread, not 2 times {rows}"
+            names, registers, _ = loop(made.asm['cubin'])
+            assert names.count('BAR') == 3 and registers*32*cuda.WARPS*cuda.WAVES <= 65536, f"{dtype}, {architecture}: {names}, {registers} registers"
+    types = dict(row='*fp64', part='*fp64', size='i64', programs='i32', n='i32', MOST='constexpr')
     assert triton.compile(ASTSource(cuda._combine, types, dict(MOST=1024)), target=GPUTarget('cuda', architecture, 32)).asm['cubin']
 """
 
 def test_the_cuda_kernels_compile_for_real_gpus():
-    "to machine code, with reads of 16 bytes; the interpreter of the other tests does not compile"
+    "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and room for all programs at once"
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], cwd=ROOT, timeout=300, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

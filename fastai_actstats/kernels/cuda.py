@@ -16,78 +16,113 @@ from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['BLOCK', 'WAYS', 'WAVES', 'MOST_SLOTS', 'reduce_']
+__all__ = ['UP', 'HUGE', 'SMALL', 'RULE', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS', 'tile', 'reduce_']
+
+# %% ../../nbs/02_kernels.cuda.ipynb #tile
+UP, HUGE, SMALL = tl.constexpr(2.**80), tl.constexpr(2.**40), tl.constexpr(2.**-40)
+RULE = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'  # plain numbers: not compiled in, not even if 1 or divisible by 16
+
+@triton.jit
+def _slots(v, lo, hi, scale, n, hi_bits, shift, base, side, log:tl.constexpr):
+    "The edge rule of `Bins`"
+    if log:
+        bits = v.to(tl.int32, bitcast=True)
+        size = bits & 0x7fffffff
+        k = tl.minimum(tl.maximum((size >> shift) - (base - 1), 0), side)
+        return tl.where(size <= hi_bits, k, side + 1)*((bits >> 31) | 1) + (side + 1)
+    k = tl.minimum((v - lo)*scale, (n - 1).to(tl.float32))
+    k = tl.where(v >= lo, k, -1.)
+    return tl.where(v <= hi, k, n.to(tl.float32)).to(tl.int32) + 1
+
+@triton.jit
+def _own(x):
+    "Sum over what each thread holds: [ROWS, THREADS, WIDE] to [THREADS]"
+    return tl.sum(tl.sum(x, 2), 0)
+
+@triton.jit
+def _tile(v, way, centre, counts, near, low, high, total, square, lo, hi, scale, eps, n, hi_bits, shift, base, side,
+          log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr):
+    "Add float32 values [ROWS, THREADS, WIDE] to what a program has found so far; `careful`: they need not be finite"
+    slot = _slots(v, lo, hi, scale, n, hi_bits, shift, base, side, log)
+    near += _own((tl.abs(v) <= eps).to(tl.int32))
+    if careful:
+        finite = tl.abs(v) < float('inf')
+        slot, v = tl.where(finite, slot, n + 2), tl.where(finite, v, centre)
+    slot = (slot & (SLOTS - 1))*WAYS + way  # the compiler sees that it is in bounds
+    counts += tl.histogram(tl.reshape(slot, [v.numel]), SLOTS*WAYS)
+    least, most = tl.min(tl.min(v, 2), 0), tl.max(tl.max(v, 2), 0)
+    largest = tl.maximum(tl.maximum(tl.abs(least), tl.abs(most)), tl.abs(centre))
+    up = tl.where(largest > HUGE, 1/UP, tl.where(largest < SMALL, UP, 1.))
+    back = tl.where(largest > HUGE, UP, tl.where(largest < SMALL, 1/UP, 1.)).to(tl.float64)
+    d = tl.fma(v, tl.broadcast_to(up[None, :, None], v.shape), tl.broadcast_to((-centre*up)[None, :, None], v.shape))
+    total += _own(d).to(tl.float64)*back
+    square += _own(d*d).to(tl.float64)*(back*back)
+    return counts, near, tl.minimum(low, least), tl.maximum(high, most), total, square
 
 # %% ../../nbs/02_kernels.cuda.ipynb #kernels
 @triton.jit
-def _slots(x, lo, hi, scale, n, log:tl.constexpr, hi_bits, shift, base, side):
-    "The edge rule of `Bins`"
-    if log:
-        bits = x.to(tl.int32, bitcast=True)
-        size = bits & 0x7fffffff
-        k = (size >> shift) - base + 1
-        k = tl.minimum(tl.maximum(k, 0), side)
-        k = tl.where(size <= hi_bits, k, side + 1)
-        return tl.where(bits >= 0, k, -k) + side + 1
-    k = (x - lo)*scale
-    k = tl.minimum(tl.maximum(k, 0.), (n - 1).to(tl.float32)).to(tl.int32) + 1
-    return tl.where(x > hi, n + 1, tl.where(x >= lo, k, 0))
+def _centre(x, size, first, step, TILE:tl.constexpr, THREADS:tl.constexpr):
+    "The value nearest the mean among the first of a program's values that are finite; 0 if none is"
+    here, start, some, centre = tl.arange(0, THREADS), first, tl.zeros([], tl.int32), tl.zeros([], tl.float32)
+    while (some == 0) & (start < size):
+        v = tl.load(x + start + here, mask=here < size - start, other=float('nan')).to(tl.float32)
+        finite = tl.abs(v) < float('inf')
+        some = tl.sum(finite.to(tl.int32))
+        mean = tl.sum(tl.where(finite, v/THREADS, 0.))*(THREADS/tl.maximum(some, 1).to(tl.float32))
+        off = tl.where(finite, tl.abs(v - mean), float('inf'))
+        centre = tl.max(tl.where(finite & (off == tl.min(off)), v, float('-inf')))
+        start += tl.where((start - first + THREADS) % TILE == 0, step - TILE + THREADS, THREADS)
+    return tl.where(some > 0, centre, 0.)
 
 @triton.jit
-def _chan(n, mean, m2, n2, mean2, m22):
-    "Moments of two sets of values together, float64"
-    total = tl.maximum(n + n2, 1.)
-    delta = mean2 - mean
-    mean = tl.where(n2 > 0, mean + delta*(n2/total), mean)
-    return n + n2, mean, m2 + m22 + delta*delta*(n*n2/total)
+def _tiles(x, first, end, step, at, way, centre, lo, hi, scale, eps, n, hi_bits, shift, base, side,
+           log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr, THREADS:tl.constexpr):
+    "What a program finds in its whole tiles"
+    counts, near = tl.zeros([SLOTS*WAYS], tl.int32), tl.zeros([THREADS], tl.int32)
+    low, high = tl.full([THREADS], float('inf'), tl.float32), tl.full([THREADS], float('-inf'), tl.float32)
+    total, square = tl.zeros([THREADS], tl.float64), tl.zeros([THREADS], tl.float64)
+    for start in range(first, end, step):
+        counts, near, low, high, total, square = _tile(tl.load(x + start + at).to(tl.float32), way, centre, counts, near, low, high, total, square,
+                                                       lo, hi, scale, eps, n, hi_bits, shift, base, side, log, careful, SLOTS, WAYS)
+    return counts, near, low, high, total, square
 
-@triton.jit
-def _read(x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, side,
-          log:tl.constexpr, SLOTS:tl.constexpr, BLOCK:tl.constexpr, WAYS:tl.constexpr):
+@triton.jit(do_not_specialize=RULE)
+def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side, log:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr,
+          ROWS:tl.constexpr, THREADS:tl.constexpr, WIDE:tl.constexpr):
+    "Add the counts of `x` [size] to `row`, and write the moments and extremes that each program finds to `part`"
+    TILE:tl.constexpr = ROWS*THREADS*WIDE
     program, programs = tl.program_id(0), tl.num_programs(0)
-    counts, way = tl.zeros([SLOTS*WAYS], tl.int64), (tl.arange(0, BLOCK)//8) % WAYS  # a thread reads 4 or 8 neighbours at once
-    read, near, seen, mean, m2 = (tl.zeros([], tl.int64), tl.zeros([], tl.int64), tl.zeros([], tl.float64), tl.zeros([], tl.float64),
-                                  tl.zeros([], tl.float64))
-    low, high = tl.full([], float('inf'), tl.float32), tl.full([], float('-inf'), tl.float32)
-    for start in range(program.to(tl.int64)*BLOCK, size, programs.to(tl.int64)*BLOCK):
-        at = start + tl.arange(0, BLOCK)
-        there = at < size
-        v = tl.load(x + at, mask=there, other=0.).to(tl.float32)
-        magnitude = v.to(tl.int32, bitcast=True) & 0x7fffffff
-        finite = there & (magnitude < 0x7f800000)
-        some = tl.sum(finite.to(tl.int32)).to(tl.float32)
-        read += tl.minimum(size - start, BLOCK)
-        near += tl.sum((finite & (magnitude <= eps_bits)).to(tl.int32)).to(tl.int64)
-        v = tl.where(finite, v, 0.)
-        slot = _slots(v, lo, hi, scale, n, log, hi_bits, shift, base, side)
-        counts += tl.histogram(slot*WAYS + way, SLOTS*WAYS, mask=finite).to(tl.int64)
-        least, most = tl.min(tl.where(finite, v, float('inf'))), tl.max(tl.where(finite, v, float('-inf')))
-        low, high = tl.minimum(low, least), tl.maximum(high, most)
-        largest = tl.maximum(-least, most)
-        up = tl.where(largest > 1.0995116e12, 8.2718061e-25, tl.where(largest < 9.0949470e-13, 1.2089258e24, 1.))  # 2**-80, 2**80
-        w = v*up
-        middle = tl.sum(w)/tl.maximum(some, 1.)
-        d = tl.where(finite, w - middle, 0.)
-        rest, back = tl.sum(d).to(tl.float64), 1./up.to(tl.float64)
-        block = tl.maximum(some.to(tl.float64), 1.)
-        block_mean = (middle.to(tl.float64) + rest/block)*back
-        block_m2 = tl.maximum(tl.sum(d*d).to(tl.float64) - rest*rest/block, 0.)*back*back
-        seen, mean, m2 = _chan(seen, mean, m2, some.to(tl.float64), block_mean, block_m2)
-    slot, counts = tl.arange(0, SLOTS), tl.sum(tl.reshape(counts, [SLOTS, WAYS]), 1)
-    tl.atomic_add(row + 3 + slot, counts.to(tl.float64), mask=(slot < n + 2) & (counts > 0))
-    tl.atomic_add(row, read.to(tl.float64))
-    tl.atomic_add(row + 1, read.to(tl.float64) - seen)
-    tl.atomic_add(row + 2, near.to(tl.float64))
-    here = part + program
+    first, step = program.to(tl.int64)*TILE, programs.to(tl.int64)*TILE
+    centre = _centre(x, size, first, step, TILE, THREADS)
+    thread = tl.arange(0, THREADS)[None, :, None]
+    at = (tl.arange(0, ROWS)[:, None, None]*THREADS + thread)*WIDE + tl.arange(0, WIDE)[None, None, :]  # a thread reads WIDE neighbours at once
+    way, tiles = thread & (WAYS - 1), size//TILE
+    end = tiles.to(tl.int64)*TILE
+    counts, near, low, high, total, square = _tiles(x, first, end, step, at, way, centre, lo, hi, scale, eps, n, hi_bits, shift, base, side,
+                                                    log, False, SLOTS, WAYS, THREADS)
+    if ~(tl.abs(tl.sum(total)) < float('inf')):  # a value was not finite: once more
+        counts, near, low, high, total, square = _tiles(x, first, end, step, at, way, centre, lo, hi, scale, eps, n, hi_bits, shift, base, side,
+                                                        log, True, SLOTS, WAYS, THREADS)
+    rest = size - end
+    if (rest > 0) & (tiles % programs == program):
+        v = tl.load(x + end + at, mask=at < rest, other=float('nan')).to(tl.float32)
+        counts, near, low, high, total, square = _tile(v, way, centre, counts, near, low, high, total, square,
+                                                       lo, hi, scale, eps, n, hi_bits, shift, base, side, log, True, SLOTS, WAYS)
+    slot, counts = tl.arange(0, SLOTS), tl.sum(tl.reshape(counts, [SLOTS, WAYS]), 1).to(tl.float64)
+    counts = tl.where(slot < n + 2, counts, 0.)
+    seen, total = tl.sum(counts), tl.sum(total)
+    tl.atomic_add(row + 3 + slot, counts, mask=counts > 0)
+    tl.atomic_add(row + 2, tl.sum(near).to(tl.float64))
+    here, each = part + program, tl.maximum(seen, 1.)
     tl.store(here, seen)
-    tl.store(here + programs, mean)
-    tl.store(here + 2*programs, m2)
-    tl.store(here + 3*programs, low.to(tl.float64))
-    tl.store(here + 4*programs, high.to(tl.float64))
+    tl.store(here + programs, centre.to(tl.float64) + total/each)
+    tl.store(here + 2*programs, tl.maximum(tl.sum(square) - total*total/each, 0.))
+    tl.store(here + 3*programs, tl.where(seen > 0, tl.min(low), float('inf')).to(tl.float64))
+    tl.store(here + 4*programs, tl.where(seen > 0, tl.max(high), float('-inf')).to(tl.float64))
 
-@triton.jit
-def _combine(row, part, programs, n, MOST:tl.constexpr):
-    "Merge the programs' moments and extremes into the row, all at once; `_read` has added to its counts already"
+@triton.jit(do_not_specialize=RULE)
+def _combine(row, part, size, programs, n, MOST:tl.constexpr):
+    "Merge the programs' moments and extremes into the row, all at once, and count; `_read` has added to its slots already"
     program = tl.arange(0, MOST)
     here, there = part + program, program < programs
     some = tl.load(here, mask=there, other=0.)
@@ -95,22 +130,32 @@ def _combine(row, part, programs, n, MOST:tl.constexpr):
     m2s = tl.load(here + 2*programs, mask=there, other=0.)
     low = tl.min(tl.load(here + 3*programs, mask=there, other=float('inf')))
     high = tl.max(tl.load(here + 4*programs, mask=there, other=float('-inf')))
-    new, before = tl.sum(some), tl.load(row + n + 5)
-    had = tl.load(row) - tl.load(row + 1) - new
+    count, bad, before, new = tl.load(row), tl.load(row + 1), tl.load(row + n + 5), tl.sum(some)
+    had = count - bad
     total = tl.maximum(had + new, 1.)
     mean = before*(had/total) + tl.sum(means*(some/total))
     m2 = tl.load(row + n + 6) + had*(before - mean)*(before - mean) + tl.sum(m2s + some*(means - mean)*(means - mean))
+    tl.store(row, count + size)
+    tl.store(row + 1, bad + (size - new))
     tl.store(row + n + 5, mean)
     tl.store(row + n + 6, m2)
     tl.store(row + n + 7, tl.minimum(low, tl.load(row + n + 7)))
     tl.store(row + n + 8, tl.maximum(high, tl.load(row + n + 8)))
 
 # %% ../../nbs/02_kernels.cuda.ipynb #reduce
-BLOCK, WAYS, WAVES, MOST_SLOTS = 2048, 8, 4, 2048
+TILE, WARPS, WAYS, WAVES, MOST_SLOTS = 4096, 8, 8, 4, 2048
+OPTIONS = dict(num_warps=WARPS, maxnreg=64, enable_fp_fusion=True)  # so that a multiprocessor has room for `WAVES` programs at once
 
 def _programs(device):
     if device.type != 'cuda': return 3  # triton's interpreter, in the tests
     return WAVES*torch.cuda.get_device_properties(device).multi_processor_count
+
+def tile(
+    dtype:torch.dtype # Floating-point, up to 32 bits
+) -> dict[str, int]: # Its three dimensions
+    "`TILE` values, which a program's threads read 16 bytes at a time"
+    threads, wide = 32*WARPS, 16//dtype.itemsize
+    return dict(ROWS=TILE//(threads*wide), THREADS=threads, WIDE=wide)
 
 def reduce_(
     x:torch.Tensor, # Contiguous memory of any shape and floating-point dtype, on a CUDA device
@@ -119,12 +164,12 @@ def reduce_(
 ):
     "Merge the summary of the values `x` into `row`"
     size = x.numel()
-    if x.dtype == torch.float64 or bins.n + 2 > MOST_SLOTS: return eager.reduce_(x, row, bins)
+    if x.dtype == torch.float64 or bins.n + 3 > MOST_SLOTS: return eager.reduce_(x, row, bins)
     if not size: return
-    lo, hi, scale, eps_bits, n, log, hi_bits, shift, base, side = bins.rule
-    most, slots = _programs(x.device), triton.next_power_of_2(n + 2)
-    programs = min(triton.cdiv(size, BLOCK), most)
+    lo, hi, scale, _, n, log, *bits = bins.rule
+    most, slots, shape = _programs(x.device), triton.next_power_of_2(n + 3), tile(x.dtype)
+    programs = min(triton.cdiv(size, TILE), most)
     part = torch.empty(programs*5, dtype=torch.float64, device=x.device)
-    _read[(programs,)](x, size, row, part, lo, hi, scale, eps_bits, n, hi_bits, shift, base, side, log=log,
-                       SLOTS=slots, BLOCK=BLOCK, WAYS=min(WAYS, 2*MOST_SLOTS//slots))
-    _combine[(1,)](row, part, programs, n, MOST=triton.next_power_of_2(most))
+    _read[(programs,)](x, size, row, part, lo, hi, scale, bins.eps, n, *bits, log=log, SLOTS=slots, WAYS=min(WAYS, 2*MOST_SLOTS//slots),
+                       **shape, **OPTIONS)
+    _combine[(1,)](row, part, size, programs, n, MOST=triton.next_power_of_2(most))
