@@ -23,7 +23,7 @@ RULE = dict(lo='fp32', hi='fp32', scale='fp32', eps='fp32', n='i32', hi_bits='i3
 def compiled(dtype, log, architecture):
     "`_read` for a GPU, with what its launch on an aligned tensor says at run time"
     made = dict(log=log, SLOTS=128, WAYS=cuda.WAYS, **cuda.tile(dtype))
-    types = dict(x=TYPES[dtype], size='i64', row='*fp64', part='*fp64', **RULE, **dict.fromkeys(made, 'constexpr'))
+    types = dict(x=TYPES[dtype], size='i32', row='*fp64', part='*fp64', **RULE, **dict.fromkeys(made, 'constexpr'))
     aligned = {(i,): [['tt.divisibility', 16]] for i in (0, 2, 3)}
     return triton.compile(ASTSource(cuda._read, types, made, aligned), target=GPUTarget('cuda', architecture, 32),
                           options=cuda.OPTIONS)

@@ -33,6 +33,16 @@ def spread(times):
     q = statistics.quantiles(times, n=4) if len(times) > 1 else times*3
     return dict(median=statistics.median(times), low=q[0], high=q[2])
 
+def between(times, digits=3):
+    "The quartiles, to be read"
+    s = spread(times)
+    return f"{s['low']:.{digits}g} to {s['high']:.{digits}g}"
+
+def against(times, name, other, what): # two columns: a ratio, and its quartiles
+    "Round by round, so that both ways had the same machine"
+    ratios = [a/b for a, b in zip(times[name], times[other])]
+    return {what: statistics.median(ratios), f'{what}, quartiles': between(ratios)}
+
 def machine():
     cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), '') \
         if Path('/proc/cpuinfo').exists() else platform.processor()

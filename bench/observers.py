@@ -1,13 +1,13 @@
 """What each observing callback adds to training: `python bench/observers.py`
 
 The reference CNN on the demo's digits, epochs of runs in turn so that a busy machine is as unkind to all of them."""
-import statistics
 import time
+from statistics import median
 
 import pandas as pd
 import torch
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
-from measure import alternate, settings, write
+from measure import alternate, between, settings, write
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.demo import digits, reference_cnn
@@ -26,9 +26,10 @@ def main():
         learn.logger = lambda *args: None
         ways[name] = lambda learn=learn: learn.fit(1, 1e-3)
     times = alternate(ways, settings().getint('training_rounds'), time.process_time)
-    ms = {name: 1e3*statistics.median(t)/len(dls.train) for name, t in times.items()}
-    adds = {name: 1e3*statistics.median(a - b for a, b in zip(t, times['none']))/len(dls.train) for name, t in times.items()}
-    rows = [{'watched by': n, 'ms a step': ms[n], 'adds, ms': adds[n], 'adds': adds[n]/ms['none']} for n in RUNS]
+    ms = {name: [1e3*s/len(dls.train) for s in t] for name, t in times.items()}
+    adds = {name: [a - b for a, b in zip(t, ms['none'])] for name, t in ms.items()}
+    rows = [{'watched by': n, 'ms a step': median(ms[n]), 'adds, ms': median(adds[n]), 'adds, quartiles': between(adds[n]),
+             'adds': median(adds[n])/median(ms['none'])} for n in RUNS]
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('observers', rows)
 

@@ -1,10 +1,10 @@
 """The reduction alone, by size and kind of tensor: `python bench/reduction.py`
 
 Ours by kernel, against what fastai's `ActivationStats(with_hist=True)` computes, against one `torch.sum`, and on a GPU against a
-device-to-device copy. Medians of rounds in alternation."""
+device-to-device copy. Medians of rounds in alternation, ratios round by round."""
 import pandas as pd
 import torch
-from measure import alternate, numbers, settings, spread, write
+from measure import against, alternate, numbers, settings, spread, write
 
 from fastai_actstats.bins import Bins
 from fastai_actstats.kernels.eager import empty
@@ -30,9 +30,9 @@ def main():
             ways = {'ours': times(lambda: fold(x, row, bins)), 'sum': times(lambda: x.sum()), 'fastai': times(lambda: fastai(x))}
             if size <= 10**7: ways['ours, eager'] = times(lambda: fold(x, row, bins, 'eager'))
             if DEVICE == 'cuda': ways['copy'] = times(lambda y=torch.empty_like(x): y.copy_(x))
-            got = {name: spread(t)['median']/few for name, t in alternate(ways, rounds if size < 10**8 else 3, sync=sync).items()}
-            rows.append(dict(size=size, kind=kind, **{f'{n}, ns a value': t/size*1e9 for n, t in got.items()},
-                             **{'fastai / ours': got['fastai']/got['ours'], 'ours / sum': got['ours']/got['sum']}))
+            got = alternate(ways, rounds if size < 10**8 else 5, sync=sync)
+            rows.append(dict(size=size, kind=kind, **{f'{n}, ns a value': spread(t)['median']/few/size*1e9 for n, t in got.items()},
+                             **against(got, 'fastai', 'ours', 'fastai / ours'), **against(got, 'ours', 'sum', 'ours / sum')))
             del x
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('reduction', rows)

@@ -15,7 +15,7 @@ import torch
 from fastai.basics import L
 from fastai.callback.hook import ActivationStats
 from fastprogress.fastprogress import progress_bar
-from measure import numbers, write
+from measure import between, numbers, write
 from torch import nn
 
 from fastai_actstats.bins import Bins
@@ -68,7 +68,7 @@ def measure(way, steps, layers, capacity):
         del times[:-500]
     grown, start = resident() - before, time.perf_counter()
     it.read()
-    return dict(MiB=grown, us_a_step=statistics.median(times)*1e6, read_s=time.perf_counter() - start)
+    return {'MiB': grown, 'us a step': statistics.median(times)*1e6, 'us, quartiles': between([t*1e6 for t in times]), 'read, s': time.perf_counter() - start}
 
 def main():
     torch.set_num_threads(1)
@@ -77,7 +77,7 @@ def main():
     rows = []
     for run in progress_bar(runs):
         with ProcessPoolExecutor(1, get_context('fork')) as one: got = one.submit(measure, *run).result()
-        rows.append(dict(zip(('way', 'steps', 'layers', 'capacity'), run)) | {'MiB': got['MiB'], 'us a step': got['us_a_step'], 'read, s': got['read_s']})
+        rows.append(dict(zip(('way', 'steps', 'layers', 'capacity'), run)) | got)
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('scaling', rows)
 

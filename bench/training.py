@@ -1,25 +1,24 @@
 """Whole training steps: `python bench/training.py`
 
 Plain, with ours, with fastai's `ActivationStats(with_hist=True)`, and with a hook that does nothing but `torch.sum`, epochs in
-alternation: on the CPU the reference CNN on real
-digits, a ResNet-18 and a small transformer on random inputs; on a GPU a ResNet-50 and a transformer of some 100 million parameters,
-both in bfloat16, with the peak of memory.
+alternation: on the CPU the reference CNN on real digits, a ResNet-18 and a small transformer on random inputs; on a GPU a ResNet-50 and a
+transformer of some 100 million parameters, both in bfloat16, with the peak of memory.
 
 Beside the reference CNN also other tools, where they are installed (`pip install neural-observatory torchinstruments`), each recording
-activations at every step. Composer's `ActivationMonitor` works in Composer's own trainer, which needs an older torch than this."""
+activations at every step. Composer's `ActivationMonitor` needs an environment of its own: `bench/composer.py`."""
 import logging
 import shutil
-import statistics
 import tempfile
 import warnings
 from importlib.util import find_spec
+from statistics import median
 
 import pandas as pd
 import torch
 from fastai.basics import Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, set_seed
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.hook import ActivationStats
-from measure import alternate, settings, spread, write
+from measure import alternate, between, settings, write
 from torch import nn
 
 from fastai_actstats.all import ActStats
@@ -92,7 +91,7 @@ WATCHERS = {'plain': lambda: [], 'ours': lambda: [ActStats()], 'fastai': lambda:
 OTHERS = {name: lambda cb=cb: [cb()] for name, cb in (('neural_observatory', NeuralObservatory), ('torchinstruments', TorchInstruments)) if find_spec(name)}
 
 def measure(make, data, watchers, rounds):
-    "Watcher → milliseconds a step, with quartiles, what it adds to a plain step of the same round, and the peak of memory on a GPU"
+    "Watcher → milliseconds a step in each round, what it adds to the plain step of that round, and the peak of memory on a GPU"
     ways, peaks = {}, {}
     for name, cbs in watchers.items():
         set_seed(42)
@@ -106,8 +105,8 @@ def measure(make, data, watchers, rounds):
             learn.recorder.losses.clear()
         ways[name] = fit
     times = {name: [t/len(data.train)*1e3 for t in ts] for name, ts in alternate(ways, rounds, sync=torch.cuda.synchronize if GPU else None).items()}
-    adds = {name: statistics.median(a - b for a, b in zip(ts, times['plain'])) for name, ts in times.items()}
-    return {name: spread(ts) | dict(adds=adds[name]) | (dict(peak=peaks[name]) if GPU else {}) for name, ts in times.items()}
+    adds = {name: [a - b for a, b in zip(ts, times['plain'])] for name, ts in times.items()}
+    return {name: dict(step=ts, adds=adds[name]) | (dict(peak=peaks[name]) if GPU else {}) for name, ts in times.items()}
 
 def main():
     warnings.filterwarnings('ignore')
@@ -116,10 +115,11 @@ def main():
         parts = [measure(make, data, WATCHERS, s.getint('training_rounds'))]
         if OTHERS and name == 'reference CNN': parts.append(measure(make, data, {'plain': WATCHERS['plain']} | OTHERS, 2))
         for part in parts:
-            rows += [{'model': name, 'watched by': w, 'ms a step': m['median'], 'quartiles': [m['low'], m['high']], 'adds, ms': m['adds'],
-                      'adds': m['adds']/part['plain']['median'], 'of what fastai adds': m['adds']/parts[0]['fastai']['adds'],
+            plain, fastai = median(part['plain']['step']), median(parts[0]['fastai']['adds'])
+            rows += [{'model': name, 'watched by': w, 'ms a step': median(m['step']), 'quartiles': between(m['step']), 'adds, ms': median(m['adds']),
+                      'adds, quartiles': between(m['adds']), 'adds': median(m['adds'])/plain, 'of what fastai adds': median(m['adds'])/fastai,
                       **({'peak, MiB': m['peak']} if GPU else {})} for w, m in part.items() if w != 'plain' or part is parts[0]]
-    print(pd.DataFrame(rows).drop(columns='quartiles').round(3).to_string(index=False))
+    print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('training', rows)
 
 if __name__ == '__main__': main()

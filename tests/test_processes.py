@@ -97,7 +97,7 @@ for architecture in (80, 90):
             assert loads == 2*rows, f"{dtype}, {architecture}: {loads} reads of 16 bytes a thread, not 2 times {rows}"
             names, registers, _ = loop(made.asm['cubin'])
             assert names.count('BAR') == 3 and registers*32*cuda.WARPS*cuda.WAVES <= 65536, f"{dtype}, {architecture}: {names}, {registers} registers"
-    types = dict(row='*fp64', part='*fp64', size='i64', programs='i32', n='i32', MOST='constexpr')
+    types = dict(row='*fp64', part='*fp64', size='i32', programs='i32', n='i32', MOST='constexpr')
     assert triton.compile(ASTSource(cuda._combine, types, dict(MOST=1024)), target=GPUTarget('cuda', architecture, 32)).asm['cubin']
 """
 

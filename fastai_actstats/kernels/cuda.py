@@ -170,6 +170,7 @@ def reduce_(
     most, slots, shape = _programs(x.device), triton.next_power_of_2(n + 3), tile(x.dtype)
     programs = min(triton.cdiv(size, TILE), most)
     part = torch.empty(programs*5, dtype=torch.float64, device=x.device)
-    _read[(programs,)](x, size, row, part, lo, hi, scale, bins.eps, n, *bits, log=log, SLOTS=slots, WAYS=min(WAYS, 2*MOST_SLOTS//slots),
-                       **shape, **OPTIONS)
-    _combine[(1,)](row, part, size, programs, n, MOST=triton.next_power_of_2(most))
+    with torch.cuda.device_of(x):  # triton launches on the current device, which need not be that of `x`
+        _read[(programs,)](x, size, row, part, lo, hi, scale, bins.eps, n, *bits, log=log, SLOTS=slots,
+                           WAYS=min(WAYS, 2*MOST_SLOTS//slots), **shape, **OPTIONS)
+        _combine[(1,)](row, part, size, programs, n, MOST=triton.next_power_of_2(most))
