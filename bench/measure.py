@@ -4,6 +4,8 @@ import platform
 import statistics
 import time
 from configparser import ConfigParser
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -51,8 +53,8 @@ def machine():
 
 def write(name:str, rows:list):
     "The measured rows to `bench/results/NAME.json`, with machine, versions and command"
-    import fastai, numba
-    made = dict(command=f"python bench/{name}.py", machine=machine(), versions=dict(fastai=fastai.__version__, numba=numba.__version__),
+    versions = {name: version(name) for name in ('fastai', 'numba', 'triton') if find_spec(name)}
+    made = dict(command=f"python bench/{name}.py", machine=machine(), versions=versions,
                 date=time.strftime('%Y-%m-%d'), rows=rows)
     (HERE/'results').mkdir(exist_ok=True)
     (HERE/'results'/f'{name}.json').write_text(json.dumps(made, indent=1) + '\n')

@@ -14,7 +14,8 @@ IMAGES = ROOT/'docs'/'images'
 def load(name):
     made = json.loads((ROOT/'bench'/'results'/f'{name}.json').read_text())
     m = made['machine']
-    where = f"`{made['command']}`, {made['date']}: {m['cpu']}, {m['threads']} threads, torch {m['torch']}, " + (m['gpu'] or 'no GPU')
+    versions = ', '.join(f'{name} {v}' for name, v in dict(torch=m['torch'], **made['versions']).items())
+    where = f"`{made['command']}`, {made['date']}: {m['cpu']}, {m['threads']} threads, {m['gpu'] or 'no GPU'}; {versions}"
     return pd.DataFrame(made['rows']), where
 
 def markdown(df):

@@ -5,7 +5,7 @@ alternation: on the CPU the reference CNN on real digits, a ResNet-18 and a smal
 transformer of some 100 million parameters, both in bfloat16, with the peak of memory.
 
 Beside the reference CNN also other tools, where they are installed (`pip install neural-observatory torchinstruments`), each recording
-activations at every step. Composer's `ActivationMonitor` needs an environment of its own: `bench/composer.py`."""
+activations at every step. Composer's `ActivationMonitor` needs an environment of its own: `bench/composer_monitor.py`."""
 import logging
 import shutil
 import tempfile

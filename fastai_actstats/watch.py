@@ -94,7 +94,7 @@ def _none(*args): return None
 def _no_hook(): return _none
 
 @torch.library.custom_op('fastai_actstats::take', mutates_args={'row'}, schema='(Tensor x, Tensor(a!) row, int key) -> ()',
-                         tags=torch.Tag.cudagraph_unsafe)
+                         **(dict(tags=torch.Tag.cudagraph_unsafe) if hasattr(torch.Tag, 'cudagraph_unsafe') else {}))  # from torch 2.9 on
 def _take(x, row, key):
     "The tap of this key takes `x`"
     tap = TAPS.get(key)

@@ -16,15 +16,17 @@ from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['UP', 'HUGE', 'SMALL', 'RULE', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS', 'tile', 'reduce_']
+__all__ = ['UP', 'HUGE', 'SMALL', 'RULE', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS', 'tile',
+           'reduce_']
 
 # %% ../../nbs/02_kernels.cuda.ipynb #tile
 UP, HUGE, SMALL = tl.constexpr(2.**80), tl.constexpr(2.**40), tl.constexpr(2.**-40)
 RULE = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'  # plain numbers: not compiled in, not even if 1 or divisible by 16
 
 @triton.jit
-def _slots(v, lo, hi, scale, n, hi_bits, shift, base, side, log:tl.constexpr):
+def _slots(v, rule, log:tl.constexpr):
     "The edge rule of `Bins`"
+    lo, hi, scale, eps, n, hi_bits, shift, base, side = rule
     if log:
         bits = v.to(tl.int32, bitcast=True)
         size = bits & 0x7fffffff
@@ -40,10 +42,10 @@ def _own(x):
     return tl.sum(tl.sum(x, 2), 0)
 
 @triton.jit
-def _tile(v, way, centre, counts, near, low, high, total, square, lo, hi, scale, eps, n, hi_bits, shift, base, side,
-          log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr):
+def _tile(v, found, centre, way, rule, log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr):
     "Add float32 values [ROWS, THREADS, WIDE] to what a program has found so far; `careful`: they need not be finite"
-    slot = _slots(v, lo, hi, scale, n, hi_bits, shift, base, side, log)
+    counts, near, low, high, total, square = found
+    slot, eps, n = _slots(v, rule, log), rule[3], rule[4]
     near += _own((tl.abs(v) <= eps).to(tl.int32))
     if careful:
         finite = tl.abs(v) < float('inf')
@@ -68,23 +70,22 @@ def _centre(x, size, first, step, TILE:tl.constexpr, THREADS:tl.constexpr):
         v = tl.load(x + start + here, mask=here < size - start, other=float('nan')).to(tl.float32)
         finite = tl.abs(v) < float('inf')
         some = tl.sum(finite.to(tl.int32))
-        mean = tl.sum(tl.where(finite, v/THREADS, 0.))*(THREADS/tl.maximum(some, 1).to(tl.float32))
+        mean = tl.sum(tl.where(finite, v*(1./THREADS), 0.))*(THREADS/tl.maximum(some, 1).to(tl.float32))
         off = tl.where(finite, tl.abs(v - mean), float('inf'))
         centre = tl.max(tl.where(finite & (off == tl.min(off)), v, float('-inf')))
         start += tl.where((start - first + THREADS) % TILE == 0, step - TILE + THREADS, THREADS)
     return tl.where(some > 0, centre, 0.)
 
 @triton.jit
-def _tiles(x, first, end, step, at, way, centre, lo, hi, scale, eps, n, hi_bits, shift, base, side,
-           log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr, THREADS:tl.constexpr):
+def _tiles(x, first, end, step, at, centre, way, rule, log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr,
+           THREADS:tl.constexpr):
     "What a program finds in its whole tiles"
-    counts, near = tl.zeros([SLOTS*WAYS], tl.int32), tl.zeros([THREADS], tl.int32)
-    low, high = tl.full([THREADS], float('inf'), tl.float32), tl.full([THREADS], float('-inf'), tl.float32)
-    total, square = tl.zeros([THREADS], tl.float64), tl.zeros([THREADS], tl.float64)
+    found = (tl.zeros([SLOTS*WAYS], tl.int32), tl.zeros([THREADS], tl.int32),
+             tl.full([THREADS], float('inf'), tl.float32), tl.full([THREADS], float('-inf'), tl.float32),
+             tl.zeros([THREADS], tl.float64), tl.zeros([THREADS], tl.float64))
     for start in range(first, end, step):
-        counts, near, low, high, total, square = _tile(tl.load(x + start + at).to(tl.float32), way, centre, counts, near, low, high, total, square,
-                                                       lo, hi, scale, eps, n, hi_bits, shift, base, side, log, careful, SLOTS, WAYS)
-    return counts, near, low, high, total, square
+        found = _tile(tl.load(x + start + at).to(tl.float32), found, centre, way, rule, log, careful, SLOTS, WAYS)
+    return found
 
 @triton.jit(do_not_specialize=RULE)
 def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side, log:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr,
@@ -92,27 +93,22 @@ def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side,
     "Add the counts of `x` [size] to `row`, and write the moments and extremes that each program finds to `part`"
     TILE:tl.constexpr = ROWS*THREADS*WIDE
     program, programs = tl.program_id(0), tl.num_programs(0)
-    first, step = program.to(tl.int64)*TILE, programs.to(tl.int64)*TILE
-    centre = _centre(x, size, first, step, TILE, THREADS)
-    thread = tl.arange(0, THREADS)[None, :, None]
+    first, step, tiles = program.to(tl.int64)*TILE, programs.to(tl.int64)*TILE, size//TILE
+    end, thread, rule = tiles.to(tl.int64)*TILE, tl.arange(0, THREADS)[None, :, None], (lo, hi, scale, eps, n, hi_bits, shift, base, side)
     at = (tl.arange(0, ROWS)[:, None, None]*THREADS + thread)*WIDE + tl.arange(0, WIDE)[None, None, :]  # a thread reads WIDE neighbours at once
-    way, tiles = thread & (WAYS - 1), size//TILE
-    end = tiles.to(tl.int64)*TILE
-    counts, near, low, high, total, square = _tiles(x, first, end, step, at, way, centre, lo, hi, scale, eps, n, hi_bits, shift, base, side,
-                                                    log, False, SLOTS, WAYS, THREADS)
-    if ~(tl.abs(tl.sum(total)) < float('inf')):  # a value was not finite: once more
-        counts, near, low, high, total, square = _tiles(x, first, end, step, at, way, centre, lo, hi, scale, eps, n, hi_bits, shift, base, side,
-                                                        log, True, SLOTS, WAYS, THREADS)
-    rest = size - end
-    if (rest > 0) & (tiles % programs == program):
-        v = tl.load(x + end + at, mask=at < rest, other=float('nan')).to(tl.float32)
-        counts, near, low, high, total, square = _tile(v, way, centre, counts, near, low, high, total, square,
-                                                       lo, hi, scale, eps, n, hi_bits, shift, base, side, log, True, SLOTS, WAYS)
+    centre, way = _centre(x, size, first, step, TILE, THREADS), thread & (WAYS - 1)
+    found = _tiles(x, first, end, step, at, centre, way, rule, log, False, SLOTS, WAYS, THREADS)
+    if tl.sum(found[4])*0. != 0.:  # a value was not finite: once more
+        found = _tiles(x, first, end, step, at, centre, way, rule, log, True, SLOTS, WAYS, THREADS)
+    if (size > end) & (tiles % programs == program):
+        rest = tl.load(x + end + at, mask=at < size - end, other=float('nan')).to(tl.float32)
+        found = _tile(rest, found, centre, way, rule, log, True, SLOTS, WAYS)
+    counts, near, low, high, total, square = found
     slot, counts = tl.arange(0, SLOTS), tl.sum(tl.reshape(counts, [SLOTS, WAYS]), 1).to(tl.float64)
     counts = tl.where(slot < n + 2, counts, 0.)
     seen, total = tl.sum(counts), tl.sum(total)
-    tl.atomic_add(row + 3 + slot, counts, mask=counts > 0)
-    tl.atomic_add(row + 2, tl.sum(near).to(tl.float64))
+    tl.atomic_add(row + 3 + slot, counts, mask=counts > 0, sem='relaxed')
+    tl.atomic_add(row + 2, tl.sum(near).to(tl.float64), sem='relaxed')
     here, each = part + program, tl.maximum(seen, 1.)
     tl.store(here, seen)
     tl.store(here + programs, centre.to(tl.float64) + total/each)
@@ -143,7 +139,8 @@ def _combine(row, part, size, programs, n, MOST:tl.constexpr):
     tl.store(row + n + 8, tl.maximum(high, tl.load(row + n + 8)))
 
 # %% ../../nbs/02_kernels.cuda.ipynb #reduce
-TILE, WARPS, WAYS, WAVES, MOST_SLOTS = 4096, 8, 8, 4, 2048
+COUNTS_IN_MEMORY = tuple(int(v) for v in triton.__version__.split('.')[:2]) >= (3, 8)
+TILE, WARPS, WAYS, WAVES, MOST_SLOTS = 4096, 8, 8 if COUNTS_IN_MEMORY else 1, 4, 2048
 OPTIONS = dict(num_warps=WARPS, maxnreg=64, enable_fp_fusion=True)  # so that a multiprocessor has room for `WAVES` programs at once
 
 def _programs(device):

@@ -1,4 +1,4 @@
-"""Beside Composer's `ActivationMonitor`: `python bench/composer.py`
+"""Beside Composer's `ActivationMonitor`: `python bench/composer_monitor.py`
 
 Composer (mosaicml 0.32) needs torch 2.7 or older, so this has an environment of its own: `pip install mosaicml` there, and then this package
 with its extra `demo`. The reference CNN on the demo's digits, epochs in alternation: fastai's loop plain and with ActStats, Composer's loop
@@ -55,6 +55,6 @@ def main():
         adds = [a - b for a, b in zip(t, plain)]
         rows.append({'loop and watcher': name, 'ms a step': median(t), 'adds, ms': median(adds), 'adds, quartiles': between(adds), 'adds': median(adds)/median(plain)})
     print(pd.DataFrame(rows).round(3).to_string(index=False))
-    write('composer', rows)
+    write('composer_monitor', rows)
 
 if __name__ == '__main__': main()
