@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
-from measure import settings, write
+from measure import settings, timed, write
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.bins import Bins
@@ -49,15 +49,6 @@ def kernel(rounds):
             loop(v, slots, counts, rule)
             if i: times[name].append((time.perf_counter() - start)/TIMES/cpu.SLICE*1e9)
     return [{'part': f'kernel: {name}', 'each': f'{median(t):.2f} ns a value'} for name, t in times.items()]
-
-def timed(owner, name, into):
-    "Add the time of every call of `owner.name` to `into[-1]`"
-    real = getattr(owner, name)
-    def run(*args, **kwargs):
-        start = time.perf_counter()
-        try: return real(*args, **kwargs)
-        finally: into[-1] += time.perf_counter() - start
-    setattr(owner, name, run)
 
 def step(rounds):
     parts = {name: [] for name in ('step', 'hooks', 'kernel', 'commit')}

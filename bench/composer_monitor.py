@@ -15,6 +15,7 @@ from composer.loggers import InMemoryLogger
 from composer.models import ComposerModel
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
 from measure import alternate, between, settings, write
+from torch.utils.data import DataLoader, TensorDataset
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.demo import digits, reference_cnn
@@ -30,14 +31,13 @@ def with_fastai(dls, cbs):
     learn = Learner(dls, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=cbs)
     learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
     learn.logger = lambda *args: None
-    def fit():
-        with warnings.catch_warnings(): learn.fit(1, 1e-3)
-    return fit
+    return lambda: learn.fit(1, 1e-3)
 
 def with_composer(dls, callbacks):
-    model = Classifier()
-    trainer = Trainer(model=model, train_dataloader=[(torch.Tensor(x), y.as_subclass(torch.Tensor)) for x, y in dls.train], device='cpu', progress_bar=False,
-                      optimizers=torch.optim.Adam(model.parameters(), 1e-3), callbacks=callbacks, loggers=InMemoryLogger(), max_duration='1000ep')
+    model, (x, y) = Classifier(), (torch.cat(parts) for parts in zip(*((x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)) for x, y in dls.train)))
+    batches = DataLoader(TensorDataset(x, y), batch_size=dls.train.bs, shuffle=True)
+    trainer = Trainer(model=model, train_dataloader=batches, device='cpu', progress_bar=False, optimizers=torch.optim.Adam(model.parameters(), 1e-3),
+                      callbacks=callbacks, loggers=InMemoryLogger(), max_duration='1000ep')
     return lambda: trainer.fit(duration='1ep')
 
 def main():

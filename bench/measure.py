@@ -45,6 +45,15 @@ def against(times, name, other, what): # two columns: a ratio, and its quartiles
     ratios = [a/b for a, b in zip(times[name], times[other])]
     return {what: statistics.median(ratios), f'{what}, quartiles': between(ratios)}
 
+def timed(owner, name, into):
+    "Add the time of every call of `owner.name` to `into[-1]`"
+    real = getattr(owner, name)
+    def run(*args, **kwargs):
+        start = time.perf_counter()
+        try: return real(*args, **kwargs)
+        finally: into[-1] += time.perf_counter() - start
+    setattr(owner, name, run)
+
 def machine():
     cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), '') \
         if Path('/proc/cpuinfo').exists() else platform.processor()

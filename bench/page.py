@@ -70,13 +70,13 @@ def observers():
     sns.despine(ax=ax)
     return where, save(fig, 'bench_observers'), df
 
-def breakdown():
-    df, where = load('breakdown')
-    return where, '', df
 
-def instructions():
-    df, where = load('instructions')
-    return where, '', df
+def table(name):
+    "A benchmark without a picture"
+    def make():
+        df, where = load(name)
+        return where, '', df
+    return make
 
 TEXT = {
     reduction: ("The reduction alone", "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
@@ -85,13 +85,15 @@ TEXT = {
                "median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads each activation once with "
                "`torch.sum` and does nothing else. neural-observatory records statistics of activations and "
                "torchinstruments what it records by default, at every step."),
+    table('composer_monitor'): ("Beside Composer's ActivationMonitor", "Composer has a training loop of its own and needs an older torch, so each watcher is compared "
+               "with its own loop without one: the reference CNN, every step recorded."),
     scaling: ("Steps, layers, capacity", "A recorder alone, five layers of 128 values each, so that only what is around the reduction is seen: against "
               "fastai's callback, and against keeping every activation. Memory is by how much a process grew."),
     observers: ("The observing callbacks", "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four together."),
-    breakdown: ("Where the time goes", "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN with "
+    table('breakdown'): ("Where the time goes", "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN with "
               "`ActStats`, in one thread. Counting takes one increment of memory a value, which is about what the processor can do in a cycle; "
               "the other loops are vectors."),
-    instructions: ("The CUDA kernel, counted", "What stands in the loop of the compiled kernel, for two generations of GPU; nothing here ran on one. A "
+    table('instructions'): ("The CUDA kernel, counted", "What stands in the loop of the compiled kernel, for two generations of GPU; nothing here ran on one. A "
               "multiprocessor starts 128 instructions of single threads in a cycle. With a check of every value the loop took 27 to 30 instructions a value, and with moments and extremes "
               "that all threads of a program find together, block by block, 65 to 69, and 17 barriers a block of 2,048 values.")}
 
@@ -99,8 +101,8 @@ def main():
     IMAGES.mkdir(exist_ok=True)
     parts = ['# Benchmarks', 'Measured on the machines named, on the CPU. The CUDA kernel is tested in triton\'s interpreter and compiled for real GPUs, but has not run on one: there is no time measured on a GPU here.']
     for make, (title, text) in TEXT.items():
-        where, picture, table = make()
-        parts += filter(None, [f'## {title}', text, picture, markdown(table), where])
+        where, picture, rows = make()
+        parts += filter(None, [f'## {title}', text, picture, markdown(rows), where])
     (ROOT/'docs'/'benchmarks.md').write_text('\n\n'.join(parts) + '\n')
 
 if __name__ == '__main__': main()

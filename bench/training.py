@@ -17,13 +17,15 @@ import pandas as pd
 import torch
 from fastai.basics import Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, set_seed
 from fastai.callback.fp16 import AMPMode, MixedPrecision
-from fastai.callback.hook import ActivationStats
-from measure import alternate, between, settings, write
+from fastai.callback.hook import ActivationStats, Hook
+from measure import alternate, between, settings, timed, write
 from torch import nn
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.layers import choose
+from fastai_actstats.recorder import Recorder
+from fastai_actstats.watch import Tap
 
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'
@@ -90,9 +92,15 @@ class OneRead(Callback):
 WATCHERS = {'plain': lambda: [], 'ours': lambda: [ActStats()], 'fastai': lambda: [ActivationStats(with_hist=True)], 'sum': lambda: [OneRead()]}
 OTHERS = {name: lambda cb=cb: [cb()] for name, cb in (('neural_observatory', NeuralObservatory), ('torchinstruments', TorchInstruments)) if find_spec(name)}
 
+INSIDE = {'ours': [(Tap, '__call__'), (Recorder, 'open'), (Recorder, 'close')], 'fastai': [(Hook, 'hook_fn'), (ActivationStats, 'after_batch')],
+          'sum': [(OneRead, 'read')]}  # what a watcher does in a step
+SPENT = [0.]
+for owner, name in sum(INSIDE.values(), []): timed(owner, name, SPENT)
+
 def measure(make, data, watchers, rounds):
-    "Watcher → milliseconds a step in each round, what it adds to the plain step of that round, and the peak of memory on a GPU"
-    ways, peaks = {}, {}
+    """Watcher → milliseconds a step in each round, what it adds to the plain step of that round; the time spent in its own code on the CPU, which
+    does not wait there for a device, and the peak of memory on a GPU"""
+    ways, peaks, inside = {}, {}, {name: [] for name in watchers}
     for name, cbs in watchers.items():
         set_seed(42)
         learn = Learner(data, make(), loss_func=CrossEntropyLossFlat(), cbs=cbs() + ([MixedPrecision(amp_mode=AMPMode.BF16)] if GPU else []))
@@ -100,13 +108,15 @@ def measure(make, data, watchers, rounds):
         learn.logger = lambda *args: None
         def fit(learn=learn, name=name):
             if GPU: torch.cuda.reset_peak_memory_stats()
+            SPENT[:] = [0.]
             learn.fit(1, 1e-3)
+            inside[name].append(SPENT[0]/len(data.train)*1e3)
             if GPU: peaks[name] = torch.cuda.max_memory_allocated()/2**20
             learn.recorder.losses.clear()
         ways[name] = fit
     times = {name: [t/len(data.train)*1e3 for t in ts] for name, ts in alternate(ways, rounds, sync=torch.cuda.synchronize if GPU else None).items()}
     adds = {name: [a - b for a, b in zip(ts, times['plain'])] for name, ts in times.items()}
-    return {name: dict(step=ts, adds=adds[name]) | (dict(peak=peaks[name]) if GPU else {}) for name, ts in times.items()}
+    return {name: dict(step=ts, adds=adds[name]) | (dict(peak=peaks[name]) if GPU else dict(inside=inside[name][1:])) for name, ts in times.items()}
 
 def main():
     warnings.filterwarnings('ignore')
@@ -115,10 +125,17 @@ def main():
         parts = [measure(make, data, WATCHERS, s.getint('training_rounds'))]
         if OTHERS and name == 'reference CNN': parts.append(measure(make, data, {'plain': WATCHERS['plain']} | OTHERS, 2))
         for part in parts:
-            plain, fastai = median(part['plain']['step']), median(parts[0]['fastai']['adds'])
-            rows += [{'model': name, 'watched by': w, 'ms a step': median(m['step']), 'quartiles': between(m['step']), 'adds, ms': median(m['adds']),
-                      'adds, quartiles': between(m['adds']), 'adds': median(m['adds'])/plain, 'of what fastai adds': median(m['adds'])/fastai,
-                      **({'peak, MiB': m['peak']} if GPU else {})} for w, m in part.items() if w != 'plain' or part is parts[0]]
+            plain, fastai = median(part['plain']['step']), parts[0]['fastai']
+            for w, m in part.items():
+                if w == 'plain' and part is not parts[0]: continue
+                row = {'model': name, 'watched by': w, 'ms a step': median(m['step']), 'adds, ms': median(m['adds']), 'adds, quartiles': between(m['adds']),
+                       'adds': median(m['adds'])/plain, "of fastai's": median(m['adds'])/median(fastai['adds'])}
+                if GPU: row['peak, MiB'] = m['peak']
+                elif w in INSIDE:
+                    own, whole = median(m['inside']), median(s - i for s, i in zip(m['step'], m['inside']))
+                    row |= {'in its code, ms': own, 'in its code, quartiles': between(m['inside']), 'in its code': own/whole,
+                            "in its code, of fastai's": own/median(fastai['inside'])}
+                rows.append(row)
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('training', rows)
 
