@@ -46,7 +46,7 @@ def training():
         sns.barplot(rows[rows['watched by'].isin(['sum', 'ours', 'fastai'])], order=['sum', 'ours', 'fastai'], x='watched by', y='adds, ms', hue='watched by', palette='colorblind', ax=ax)
         ax.set(title=f"{model}\n(plain step {rows['ms a step'].iloc[0]:.0f} ms)", xlabel='', ylabel='ms added a step')
         sns.despine(ax=ax)
-    return where, save(fig, 'bench_training'), df.fillna('')
+    return where, save(fig, 'bench_training'), df.astype(object).fillna('')
 
 def scaling():
     df, where = load('scaling')
@@ -83,7 +83,8 @@ TEXT = {
                 "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
     training: ("Whole training steps", "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
                "median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads each activation once with "
-               "`torch.sum` and does nothing else. neural-observatory records statistics of activations and "
+               "`torch.sum` and does nothing else. The machine is shared, so this difference of two long times wavers; the last columns "
+               "are steadier, and leave out only what a watcher does to the caches of others: the time spent in a watcher's own hooks and events, as a share of the rest of the step. neural-observatory records statistics of activations and "
                "torchinstruments what it records by default, at every step."),
     table('composer_monitor'): ("Beside Composer's ActivationMonitor", "Composer has a training loop of its own and needs an older torch, so each watcher is compared "
                "with its own loop without one: the reference CNN, every step recorded."),
