@@ -2,6 +2,7 @@
 
 After a change that is wanted: `ACTSTATS_BASELINE=1 pytest tests/test_pictures.py`, and look at `tests/baseline/`."""
 import os
+import re
 from pathlib import Path
 
 import matplotlib
@@ -56,11 +57,11 @@ def differs(file, tmp_path):
     "None, or what is wrong with the picture in `file`"
     old = BASELINE/file.name
     if not old.exists(): return f"{old} is missing"
-    made_with = Image.open(old).text['Software'].split(',')[0]  # another matplotlib draws letters a little otherwise
-    same = made_with == f'Matplotlib version{matplotlib.__version__}'
+    drawn, made = (re.match(r'Matplotlib version(\d+\.\d+)', Image.open(f).text['Software'])[1] for f in (file, old))
+    if drawn != made: pytest.skip(f"drawn with matplotlib {drawn}, to be compared with {made}: letters have other sizes there")
     expected = tmp_path/f'expected-{file.name}'
     expected.write_bytes(old.read_bytes())
-    return compare_images(str(expected), str(file), tol=2 if same else 12)
+    return compare_images(str(expected), str(file), tol=2)
 
 @pytest.mark.parametrize('name', PICTURES)
 def test_picture_is_as_it_was_looked_at(name, rec, both, tmp_path):
