@@ -879,6 +879,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'fastai_actstats.summary._fastest': ('summary.html#_fastest', 'fastai_actstats/summary.py'),
                                          'fastai_actstats.summary._fold_strided': ( 'summary.html#_fold_strided',
                                                                                     'fastai_actstats/summary.py'),
+                                         'fastai_actstats.summary.check_kernel': ( 'summary.html#check_kernel',
+                                                                                   'fastai_actstats/summary.py'),
                                          'fastai_actstats.summary.fold': ('summary.html#fold', 'fastai_actstats/summary.py'),
                                          'fastai_actstats.summary.kernel_for': ('summary.html#kernel_for', 'fastai_actstats/summary.py'),
                                          'fastai_actstats.summary.load_kernel': ('summary.html#load_kernel', 'fastai_actstats/summary.py')},

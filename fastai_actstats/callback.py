@@ -20,7 +20,7 @@ from .bins import Bins
 from .distributed import Ranks
 from .layers import choose, follows, named_layers
 from .record import Record
-from .summary import KERNELS
+from .summary import check_kernel
 from .recorder import Recorder
 from .watch import Tap, Watch, aside, call_names, compiled
 
@@ -162,7 +162,7 @@ class LayerStats(StatsCallback):
         recorder:Recorder, # Holds bins, rings and time line
         layers, pick, kernel, calls, ranks # See `ActStats`
     ):
-        if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
+        check_kernel(kernel)
         if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
         if isinstance(calls, bool) or not isinstance(calls, int): raise TypeError(f"calls={calls!r} must be a whole number of calls")
         if calls < 1: raise ValueError(f"calls={calls} must be at least 1")

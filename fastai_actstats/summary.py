@@ -18,17 +18,22 @@ from .kernels import eager
 from .kernels.eager import COUNT, COUNTS, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, flat, merge
 
 # %% auto #0
-__all__ = ['KERNELS', 'NEEDS', 'load_kernel', 'kernel_for', 'fold', 'Summary']
+__all__ = ['KERNELS', 'NEEDS', 'check_kernel', 'load_kernel', 'kernel_for', 'fold', 'Summary']
 
 # %% ../nbs/03_summary.ipynb #fold-code
 KERNELS = 'auto', 'eager', 'cpu', 'cuda'
 NEEDS = {'cpu': ("numba", "pip install 'fastai_actstats[cpu]'"), 'cuda': ("triton", "it comes with torch for CUDA")}
+
+def check_kernel(name):
+    "`ValueError` if there is no kernel of this name"
+    if name not in KERNELS: raise ValueError(f"kernel={name!r} must be one of {KERNELS}")
 
 @cache
 def load_kernel(
     name:str # One of `KERNELS` but 'auto'
 ):
     "The kernel's module; `ImportError` says what it needs"
+    check_kernel(name)
     try: return importlib.import_module(f'fastai_actstats.kernels.{name}')
     except ImportError as e:
         package, how = NEEDS[name]
@@ -44,8 +49,12 @@ def kernel_for(
     x:torch.Tensor, # What is to be reduced
     name:str='auto' # One of `KERNELS`
 ):
-    "The kernel module that reduces `x`"
-    return _fastest(x.device.type) if name == 'auto' else load_kernel(name)
+    "The kernel module that reduces `x`; `ValueError` if the one asked for does not work on its device"
+    if name == 'auto': return _fastest(x.device.type)
+    kernel = load_kernel(name)
+    if name in NEEDS and x.device.type not in kernel.DEVICES:
+        raise ValueError(f"kernel={name!r} does not reduce tensors on {x.device}: 'auto' takes the kernel of the device, 'eager' works on any")
+    return kernel
 
 def fold(
     x:torch.Tensor, # Values to add: any shape, strides and floating-point dtype

@@ -22,7 +22,7 @@ from .layers import choose, named_layers
 from .plot import draw_lines, name_lines
 from .record import Record
 from .recorder import Recorder
-from .summary import KERNELS, fold, kernel_for
+from .summary import check_kernel, fold, kernel_for
 
 # %% auto #0
 __all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'WeightStats', 'plot_update_ratio']
@@ -83,7 +83,7 @@ class WeightStats(StatsCallback):
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         kernel:str='auto' # One of `summary.KERNELS`
     ):
-        if kernel not in KERNELS: raise ValueError(f"kernel={kernel!r} must be one of {KERNELS}")
+        check_kernel(kernel)
         super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
         self.kernel, self._params, self._types, self._index, self._parts = kernel, {}, {}, {}, {}
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
@@ -106,6 +106,7 @@ class WeightStats(StatsCallback):
         r = self.recorder
         if self._params:
             r.prepare([n + end for end in KINDS.values() for n in self._params], next(iter(self._params.values())).device)
+            kernel_for(r.rows, self.kernel)  # loaded now, as a tap does
             r.info.update({n: dict(type=self._types[n], shape=tuple(p.shape)) for n, p in self._params.items()})
         self._index = {n: i for i, n in enumerate(r.names)}
         return []

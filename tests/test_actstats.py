@@ -9,7 +9,7 @@ from fastai.basics import Callback, set_seed
 from fastai.callback.hook import ActivationStats
 from torch import nn
 
-from fastai_actstats.all import ActStats
+from fastai_actstats.all import ActStats, GradStats, WeightStats
 from fastai_actstats.demo import reference_cnn
 
 class Keep(Callback):
@@ -134,6 +134,15 @@ def test_unknown_layers_are_refused_before_training(learner, settings, layers, e
     weights = [p.clone() for p in learn.model.parameters()]
     with pytest.raises(error, match=match): learn.fit(1, settings.lr)
     assert all(map(torch.equal, weights, learn.model.parameters())) and not hooks_on(learn.model) and 'all_batches' not in vars(learn)
+
+@pytest.mark.parametrize('watcher', [ActStats, GradStats, WeightStats])
+def test_a_kernel_of_another_device_is_refused_before_training(learner, settings, watcher, monkeypatch):
+    from fastai_actstats.kernels import cuda
+    monkeypatch.setattr(cuda, 'DEVICES', ('cuda',))  # without the interpreter
+    other = 'cpu' if torch.cuda.is_available() else 'cuda'
+    learn = learner(watcher(kernel=other))
+    with pytest.raises(ValueError, match=f"kernel='{other}' does not reduce tensors on .*'eager'"): learn.fit(1, settings.lr)
+    assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
 def test_an_empty_model_is_refused(learner, settings):
     with pytest.raises(ValueError, match='has no layers to watch'): learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)(

@@ -104,6 +104,12 @@ def test_every_edge_belongs_to_the_bin_above_it_and_the_last_to_the_last(bins):
     got = Summary.of(edges, bins).counts
     assert torch.equal(got, torch.from_numpy(np.concatenate([[0], np.histogram(edges, bins.edges)[0], [0]])))
 
+def test_a_kernel_reads_no_memory_of_another_device():
+    elsewhere = torch.ones(5, device='meta')
+    for kernel in ('cpu', 'cuda'):
+        with pytest.raises(ValueError, match=f"kernel='{kernel}' does not reduce tensors on meta"): Summary.of(elsewhere, BINS, kernel)
+    with pytest.raises(ValueError, match="kernel='fpga' must be one of"): Summary.of(torch.ones(5), BINS, 'fpga')
+
 @pytest.mark.parametrize('kernel', KERNELS)
 def test_counts_are_exact_beyond_float32(kernel, monkeypatch):
     from fastai_actstats.kernels import cuda

@@ -24,10 +24,11 @@ from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'i32', 'PART', 'PARTS', 'reduce_']
+__all__ = ['DEVICES', 'SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'i32', 'PART', 'PARTS', 'reduce_']
 
 # %% ../../nbs/02_kernels.cpu.ipynb #slices
 _began = time.perf_counter()
+DEVICES = ('cpu',)
 SLICE, WAYS = 4096, 8
 HIGHEST = 0x7f800000  # the bits of Inf
 LOWEST = -1 - HIGHEST  # the key of -Inf

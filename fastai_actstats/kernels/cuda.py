@@ -16,12 +16,12 @@ from ..bins import Bins
 from . import eager
 
 # %% auto #0
-__all__ = ['UP', 'HUGE', 'SMALL', 'RULE', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS', 'tile',
-           'reduce_']
+__all__ = ['UP', 'HUGE', 'SMALL', 'PLAIN', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS',
+           'DEVICES', 'tile', 'reduce_']
 
 # %% ../../nbs/02_kernels.cuda.ipynb #tile
 UP, HUGE, SMALL = tl.constexpr(2.**80), tl.constexpr(2.**40), tl.constexpr(2.**-40)
-RULE = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'  # plain numbers: not compiled in, not even if 1 or divisible by 16
+PLAIN = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'  # plain numbers: not compiled in, not even if 1 or divisible by 16
 
 @triton.jit
 def _slots(v, rule, log:tl.constexpr):
@@ -87,7 +87,7 @@ def _tiles(x, first, end, step, at, centre, way, rule, log:tl.constexpr, careful
         found = _tile(tl.load(x + start + at).to(tl.float32), found, centre, way, rule, log, careful, SLOTS, WAYS)
     return found
 
-@triton.jit(do_not_specialize=RULE)
+@triton.jit(do_not_specialize=PLAIN)
 def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side, log:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr,
           ROWS:tl.constexpr, THREADS:tl.constexpr, WIDE:tl.constexpr):
     "Add the counts of `x` [size] to `row`, and write the moments and extremes that each program finds to `part`"
@@ -116,7 +116,7 @@ def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side,
     tl.store(here + 3*programs, tl.where(seen > 0, tl.min(low), float('inf')).to(tl.float64))
     tl.store(here + 4*programs, tl.where(seen > 0, tl.max(high), float('-inf')).to(tl.float64))
 
-@triton.jit(do_not_specialize=RULE)
+@triton.jit(do_not_specialize=PLAIN)
 def _combine(row, part, size, programs, n, MOST:tl.constexpr):
     "Merge the programs' moments and extremes into the row, all at once, and count; `_read` has added to its slots already"
     program = tl.arange(0, MOST)
@@ -143,8 +143,10 @@ COUNTS_IN_MEMORY = tuple(int(v) for v in triton.__version__.split('.')[:2]) >= (
 TILE, WARPS, WAYS, WAVES, MOST_SLOTS = 4096, 8, 8 if COUNTS_IN_MEMORY else 1, 4, 2048
 OPTIONS = dict(num_warps=WARPS, maxnreg=64, enable_fp_fusion=True)  # so that a multiprocessor has room for `WAVES` programs at once
 
+DEVICES = ('cuda',) if isinstance(_read, triton.JITFunction) else ('cuda', 'cpu')  # triton's interpreter, in the tests, takes both
+
 def _programs(device):
-    if device.type != 'cuda': return 3  # triton's interpreter, in the tests
+    if device.type == 'cpu': return 3
     return WAVES*torch.cuda.get_device_properties(device).multi_processor_count
 
 def tile(
