@@ -5,7 +5,6 @@ with its extra `demo`. The reference CNN on the demo's digits, epochs in alterna
 plain and with its monitor, both recording every step. Each is compared with its own plain loop."""
 import logging
 import warnings
-from statistics import median
 
 import pandas as pd
 import torch
@@ -14,7 +13,7 @@ from composer.callbacks import ActivationMonitor
 from composer.loggers import InMemoryLogger
 from composer.models import ComposerModel
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
-from measure import alternate, between, settings, write
+from measure import added, alternate, quiet, settings, write
 from torch.utils.data import DataLoader, TensorDataset
 
 from fastai_actstats.all import ActStats
@@ -28,9 +27,7 @@ class Classifier(ComposerModel):
     def loss(self, outputs, batch): return self.how_wrong(outputs, batch[1])
 
 def with_fastai(dls, cbs):
-    learn = Learner(dls, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=cbs)
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
+    learn = quiet(Learner(dls, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=cbs))
     return lambda: learn.fit(1, 1e-3)
 
 def with_composer(dls, callbacks):
@@ -49,11 +46,7 @@ def main():
             'Composer, ActivationMonitor': with_composer(dls, [ActivationMonitor(interval='1ba')])}
     times = alternate(ways, settings().getint('training_rounds'))
     ms = {name: [1e3*s/len(dls.train) for s in t] for name, t in times.items()}
-    rows = []
-    for name, t in ms.items():
-        plain = ms[name.split(',')[0] + ', plain']
-        adds = [a - b for a, b in zip(t, plain)]
-        rows.append({'loop and watcher': name, 'ms a step': median(t), 'adds, ms': median(adds), 'adds, quartiles': between(adds), 'adds': median(adds)/median(plain)})
+    rows = [{'loop and watcher': name} | added(t, ms[name.split(',')[0] + ', plain']) for name, t in ms.items()]
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('composer_monitor', rows)
 

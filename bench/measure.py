@@ -45,6 +45,18 @@ def against(times, name, other, what): # two columns: a ratio, and its quartiles
     ratios = [a/b for a, b in zip(times[name], times[other])]
     return {what: statistics.median(ratios), f'{what}, quartiles': between(ratios)}
 
+def added(steps, plain): # milliseconds a step of each round, with a watcher and without
+    "Four columns: a step, and what it adds to the plain one of the same round"
+    more, whole = [a - b for a, b in zip(steps, plain)], statistics.median(plain)
+    return {'ms a step': statistics.median(steps), 'adds, ms': statistics.median(more), 'adds, quartiles': between(more),
+            'adds': statistics.median(more)/whole}
+
+def quiet(learn):
+    "The same learner, without a progress bar and without what it prints"
+    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
+    learn.logger = lambda *args: None
+    return learn
+
 def timed(owner, name, into):
     "Add the time of every call of `owner.name` to `into[-1]`"
     real = getattr(owner, name)

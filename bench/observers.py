@@ -2,12 +2,11 @@
 
 The reference CNN on the demo's digits, epochs of runs in turn so that a busy machine is as unkind to all of them."""
 import time
-from statistics import median
 
 import pandas as pd
 import torch
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
-from measure import alternate, between, settings, write
+from measure import added, alternate, quiet, settings, write
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.demo import digits, reference_cnn
@@ -21,15 +20,11 @@ def main():
     dls, ways = digits(), {}
     for name, make in RUNS.items():
         set_seed(42)
-        learn = Learner(dls, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=make())
-        learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-        learn.logger = lambda *args: None
+        learn = quiet(Learner(dls, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=make()))
         ways[name] = lambda learn=learn: learn.fit(1, 1e-3)
     times = alternate(ways, settings().getint('training_rounds'), time.process_time)
     ms = {name: [1e3*s/len(dls.train) for s in t] for name, t in times.items()}
-    adds = {name: [a - b for a, b in zip(t, ms['none'])] for name, t in ms.items()}
-    rows = [{'watched by': n, 'ms a step': median(ms[n]), 'adds, ms': median(adds[n]), 'adds, quartiles': between(adds[n]),
-             'adds': median(adds[n])/median(ms['none'])} for n in RUNS]
+    rows = [{'watched by': name} | added(t, ms['none']) for name, t in ms.items()]
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('observers', rows)
 

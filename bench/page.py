@@ -70,7 +70,6 @@ def observers():
     sns.despine(ax=ax)
     return where, save(fig, 'bench_observers'), df
 
-
 def table(name):
     "A benchmark without a picture"
     def make():
@@ -83,10 +82,10 @@ TEXT = {
                 "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
     training: ("Whole training steps", "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
                "median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads each activation once with "
-               "`torch.sum` and does nothing else. The machine is shared, so this difference of two long times wavers: for ResNet-18 two further "
-               "runs of 40 and 60 rounds gave 5.0 % (`sum` as much) and 2.6 %. The last columns are steadier, 2.8 to 2.9 % in all three, and leave "
-               "out only what a watcher does to the caches of others: the time spent in a watcher's own hooks and events, as a share of the rest "
-               "of the step. neural-observatory records statistics of activations and torchinstruments what it records by default, at every step."),
+               "`torch.sum` and does nothing else. The machine is shared, so this difference of two long times wavers, "
+               "for a ResNet-18 by several hundredths of its step from run to run, also that of `sum`. The last columns are steadier, and leave out "
+               "only what a watcher does to the caches of others: the time spent in a watcher's own hooks and events, as a share of the rest of "
+               "the step. neural-observatory records statistics of activations and torchinstruments what it records by default, at every step."),
     table('composer_monitor'): ("Beside Composer's ActivationMonitor", "Composer has a training loop of its own and needs an older torch, so each watcher is compared "
                "with its own loop without one: the reference CNN, every step recorded."),
     scaling: ("Steps, layers, capacity", "A recorder alone, five layers of 128 values each, so that only what is around the reduction is seen: against "
@@ -96,8 +95,7 @@ TEXT = {
               "`ActStats`, in one thread. Counting takes one increment of memory a value, which is about what the processor can do in a cycle; "
               "the other loops are vectors."),
     table('instructions'): ("The CUDA kernel, counted", "What stands in the loop of the compiled kernel, for two generations of GPU; nothing here ran on one. A "
-              "multiprocessor starts 128 instructions of single threads in a cycle. With a check of every value the loop took 27 to 30 instructions a value, and with moments and extremes "
-              "that all threads of a program find together, block by block, 65 to 69, and 17 barriers a block of 2,048 values.")}
+              "multiprocessor starts 128 instructions of single threads in a cycle.")}
 
 def main():
     IMAGES.mkdir(exist_ok=True)

@@ -18,7 +18,7 @@ import torch
 from fastai.basics import Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, set_seed
 from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.hook import ActivationStats, Hook
-from measure import alternate, between, settings, timed, write
+from measure import added, alternate, between, quiet, settings, timed, write
 from torch import nn
 
 from fastai_actstats.all import ActStats
@@ -98,14 +98,11 @@ SPENT = [0.]
 for owner, name in sum(INSIDE.values(), []): timed(owner, name, SPENT)
 
 def measure(make, data, watchers, rounds):
-    """Watcher → milliseconds a step in each round, what it adds to the plain step of that round; the time spent in its own code on the CPU, which
-    does not wait there for a device, and the peak of memory on a GPU"""
+    "Watcher → milliseconds a step in each round; on the CPU, which waits for no device, those in its own code, and on a GPU the peak of memory"
     ways, peaks, inside = {}, {}, {name: [] for name in watchers}
     for name, cbs in watchers.items():
         set_seed(42)
-        learn = Learner(data, make(), loss_func=CrossEntropyLossFlat(), cbs=cbs() + ([MixedPrecision(amp_mode=AMPMode.BF16)] if GPU else []))
-        learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-        learn.logger = lambda *args: None
+        learn = quiet(Learner(data, make(), loss_func=CrossEntropyLossFlat(), cbs=cbs() + ([MixedPrecision(amp_mode=AMPMode.BF16)] if GPU else [])))
         def fit(learn=learn, name=name):
             if GPU: torch.cuda.reset_peak_memory_stats()
             SPENT[:] = [0.]
@@ -115,8 +112,7 @@ def measure(make, data, watchers, rounds):
             learn.recorder.losses.clear()
         ways[name] = fit
     times = {name: [t/len(data.train)*1e3 for t in ts] for name, ts in alternate(ways, rounds, sync=torch.cuda.synchronize if GPU else None).items()}
-    adds = {name: [a - b for a, b in zip(ts, times['plain'])] for name, ts in times.items()}
-    return {name: dict(step=ts, adds=adds[name]) | (dict(peak=peaks[name]) if GPU else dict(inside=inside[name][1:])) for name, ts in times.items()}
+    return {name: dict(step=ts) | (dict(peak=peaks[name]) if GPU else dict(inside=inside[name][1:])) for name, ts in times.items()}
 
 def main():
     warnings.filterwarnings('ignore')
@@ -124,12 +120,13 @@ def main():
     for name, (make, data) in models().items():
         parts = [measure(make, data, WATCHERS, s.getint('training_rounds'))]
         if OTHERS and name == 'reference CNN': parts.append(measure(make, data, {'plain': WATCHERS['plain']} | OTHERS, 2))
+        fastai = parts[0]['fastai'] | added(parts[0]['fastai']['step'], parts[0]['plain']['step'])
         for part in parts:
-            plain, fastai = median(part['plain']['step']), parts[0]['fastai']
+            plain = part['plain']['step']
             for w, m in part.items():
                 if w == 'plain' and part is not parts[0]: continue
-                row = {'model': name, 'watched by': w, 'ms a step': median(m['step']), 'adds, ms': median(m['adds']), 'adds, quartiles': between(m['adds']),
-                       'adds': median(m['adds'])/plain, "of fastai's": median(m['adds'])/median(fastai['adds'])}
+                row = {'model': name, 'watched by': w} | added(m['step'], plain)
+                row["of fastai's"] = row['adds, ms']/fastai['adds, ms']
                 if GPU: row['peak, MiB'] = m['peak']
                 elif w in INSIDE:
                     own, whole = median(m['inside']), median(s - i for s, i in zip(m['step'], m['inside']))
