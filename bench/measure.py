@@ -72,10 +72,10 @@ def machine():
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return dict(cpu=cpu, threads=torch.get_num_threads(), gpu=gpu, python=platform.python_version(), torch=torch.__version__)
 
-def write(name:str, rows:list):
+def write(name:str, rows:list, command:str|None=None):
     "The measured rows to `bench/results/NAME.json`, with machine, versions and command"
     versions = {name: version(name) for name in ('fastai', 'numba', 'triton') if find_spec(name)}
-    made = dict(command=f"python bench/{name}.py", machine=machine(), versions=versions,
+    made = dict(command=command or f"python bench/{name}.py", machine=machine(), versions=versions,
                 date=time.strftime('%Y-%m-%d'), rows=rows)
     (HERE/'results').mkdir(exist_ok=True)
     (HERE/'results'/f'{name}.json').write_text(json.dumps(made, indent=1) + '\n')
