@@ -77,7 +77,7 @@ def _in_memory(x):
     if x.numel() and (last + 1)*x.element_size() > memory.nbytes(): raise TypeError("its memory was freed")
     return True
 
-def _describe(x): return f"a {type(x).__name__} ({x.layout}, {x.dtype}, on {x.device})"
+def _describe(x): return f"a {'nested ' if x.is_nested else ''}{type(x).__name__} ({x.layout}, {x.dtype}, on {x.device})"
 
 # %% ../../nbs/02_kernels.dispatch.ipynb #choose-code
 KERNELS = 'auto', 'eager', 'cpu', 'cuda'
