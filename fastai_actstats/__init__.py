@@ -13,6 +13,7 @@ Modules:
 - `fastai_actstats.health`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
+- `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens when that cannot
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.loggers`: What was recorded, in TensorBoard and Weights & Biases
@@ -24,7 +25,7 @@ Modules:
 - `fastai_actstats.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
-- `fastai_actstats.summary`: `Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one
+- `fastai_actstats.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.units`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
 - `fastai_actstats.watch`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.weights`: Weights, their gradients, and the updates that the optimiser really made"""

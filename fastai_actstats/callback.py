@@ -18,9 +18,9 @@ from fastai.basics import Callback, L
 from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
 from .distributed import Ranks
+from .kernels.dispatch import check_kernel
 from .layers import choose, follows, named_layers
 from .record import Record
-from .summary import check_kernel
 from .recorder import Recorder
 from .watch import Tap, Watch, aside, call_names, compiled
 
@@ -190,7 +190,7 @@ class ActStats(LayerStats):
         phase:str='train', # 'train', 'valid' or 'both'; validation batches have columns of their own
         pick=None, # output -> tensor; None: the first floating-point tensor in it
         calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
-        kernel:str='auto', # 'auto' or one of `summary.KERNELS`
+        kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         ranks:str='merge' # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
     ):
         super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every, phase), layers, pick, kernel, calls, ranks)

@@ -29,7 +29,7 @@ class GradTap(Tap):
         recorder:Recorder, # Owner of the row
         name:str, # Of the layer
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto', # See `summary.fold`
+        kernel:str='auto', # See `kernels.dispatch.fold`
         scale=lambda: None, # () -> by how much gradients are too large: a number, a tensor on their device, or None
         calls:int=1 # See `watch.Tap`
     ):
@@ -79,7 +79,7 @@ class GradStats(LayerStats):
         capacity:int=1024, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto', # One of `summary.KERNELS`
+        kernel:str='auto', # One of `kernels.dispatch.KERNELS`
         calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
         ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
     ):

@@ -1,4 +1,4 @@
-"""`Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one
+"""`Summary`: what is kept of any number of values, and how two of them make one
 
 Everything above this floor is `merge` at different places: calls of a module, micro-batches of a step, neighbouring columns
 of a full ring, the steps of an epoch, the ranks of a distributed run."""
@@ -8,74 +8,17 @@ of a full ring, the steps of an epoch, the ranks of a distributed run."""
 # %% ../nbs/03_summary.ipynb #imports
 from __future__ import annotations
 
-import importlib
-from functools import cache, cached_property
+from functools import cached_property
 
 import torch
 
 from .bins import Bins
 from .kernels import eager
-from .kernels.eager import COUNT, COUNTS, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, flat, merge
+from .kernels.dispatch import fold
+from .kernels.eager import COUNT, COUNTS, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, merge
 
 # %% auto #0
-__all__ = ['KERNELS', 'NEEDS', 'check_kernel', 'load_kernel', 'kernel_for', 'fold', 'Summary']
-
-# %% ../nbs/03_summary.ipynb #fold-code
-KERNELS = 'auto', 'eager', 'cpu', 'cuda'
-NEEDS = {'cpu': ("numba", "pip install 'fastai_actstats[cpu]'"), 'cuda': ("triton", "it comes with torch for CUDA")}
-
-def check_kernel(name):
-    "`ValueError` if there is no kernel of this name"
-    if name not in KERNELS: raise ValueError(f"kernel={name!r} must be one of {KERNELS}")
-
-@cache
-def load_kernel(
-    name:str # One of `KERNELS` but 'auto'
-):
-    "The kernel's module; `ImportError` says what it needs"
-    check_kernel(name)
-    try: return importlib.import_module(f'fastai_actstats.kernels.{name}')
-    except ImportError as e:
-        package, how = NEEDS[name]
-        raise ImportError(f"kernel={name!r} needs {package} ({how}): {e}") from e
-
-@cache
-def _fastest(device_type):
-    "The kernel for a type of device among those whose needs are installed"
-    try: return load_kernel(device_type) if device_type in NEEDS else eager
-    except ImportError: return eager
-
-def kernel_for(
-    x:torch.Tensor, # What is to be reduced
-    name:str='auto' # One of `KERNELS`
-):
-    "The kernel module that reduces `x`; `ValueError` if the one asked for does not work on its device"
-    if name == 'auto': return _fastest(x.device.type)
-    kernel = load_kernel(name)
-    if name in NEEDS and x.device.type not in kernel.DEVICES:
-        raise ValueError(f"kernel={name!r} does not reduce tensors on {x.device}: 'auto' takes the kernel of the device, 'eager' works on any")
-    return kernel
-
-def fold(
-    x:torch.Tensor, # Values to add: any shape, strides and floating-point dtype
-    row:torch.Tensor, # float64 [B+9], changed in place; may be on another device than `x`
-    bins:Bins, # Bin edges and near-zero threshold
-    kernel:str='auto' # One of `KERNELS`
-):
-    "Merge the summary of the values in `x` into `row`, without waiting for the device"
-    with torch._C.DisableTorchFunctionSubclass():  # fastai's tensor types take microseconds over every attribute
-        if x.device == row.device and x.is_contiguous(): return kernel_for(x, kernel).reduce_(x, row, bins)
-        with torch.no_grad(): return _fold_strided(x, row, bins, kernel)
-
-def _fold_strided(x, row, bins, kernel):
-    values, times = flat(x)
-    if times == 1 and x.device == row.device: return kernel_for(x, kernel).reduce_(values, row, bins)
-    if x.device.type == 'mps': values = values.to(row.device)  # no float64 there
-    part = empty(bins=bins, device=values.device)
-    kernel_for(values, kernel).reduce_(values, part, bins)
-    part[:MEAN] *= times
-    part[M2] *= times
-    row.copy_(merge(torch.stack([row, part.to(row.device, non_blocking=True)])))
+__all__ = ['Summary']
 
 # %% ../nbs/03_summary.ipynb #summary-class
 class Summary:
@@ -97,7 +40,7 @@ class Summary:
     def of(cls,
         x:torch.Tensor, # Any shape and floating-point dtype
         bins:Bins=Bins(), # Bin edges and near-zero threshold
-        kernel:str='auto' # One of `KERNELS`
+        kernel:str='auto' # One of `kernels.dispatch.KERNELS`
     ) -> Summary: # No leading dimensions
         "The summary of all values in `x`"
         res = cls.empty(bins=bins, device='cpu' if x.device.type == 'mps' else x.device)

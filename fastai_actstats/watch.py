@@ -19,9 +19,9 @@ from fastai.basics import (CancelBackwardException, CancelBatchException, Cancel
                            CancelStepException, CancelTrainException, CancelValidException)
 from torch import nn
 
+from .kernels.dispatch import fold, kernel_for
 from .layers import first_float
 from .recorder import Recorder
-from .summary import fold, kernel_for
 
 # %% auto #0
 __all__ = ['TAPS', 'CANCEL', 'Tap', 'call_names', 'aside', 'compiled', 'Watch']
@@ -35,7 +35,7 @@ class Tap:
         recorder:Recorder, # Owner of the row
         name:str, # Of the layer
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto', # See `summary.fold`
+        kernel:str='auto', # See `kernels.dispatch.fold`
         calls:int=1 # Calls in one forward pass that have rows of their own, see `call_names`; the last row takes the rest
     ):
         self.recorder, self.name, self.pick, self.kernel, self.key = recorder, name, pick or first_float, kernel, next(_keys)
@@ -51,7 +51,7 @@ class Tap:
         if torch.compiler.is_compiling(): return self.trace(output)
         if not self.recorder.on or self.failed or torch._C._current_graph_task_id() != -1: return
         try:
-            with torch._C.DisableTorchFunctionSubclass(): self.see(module, output)  # as in `summary.fold`
+            with torch._C.DisableTorchFunctionSubclass(): self.see(module, output)  # as in `fold`
         except Exception as e: self.leave_out(e)
 
     def trace(self, output):

@@ -16,16 +16,14 @@ import torch
 
 from .bins import Bins
 from .callback import StatsCallback
-from .kernels import eager
-from .kernels.eager import block, merge
+from .kernels.dispatch import check_kernel, fold_all, kernel_for
 from .layers import choose, named_layers
 from .plot import draw_lines, name_lines
 from .record import Record
 from .recorder import Recorder
-from .summary import check_kernel, fold, kernel_for
 
 # %% auto #0
-__all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'WeightStats', 'plot_update_ratio']
+__all__ = ['KINDS', 'update_ratio', 'WeightStats', 'plot_update_ratio']
 
 # %% ../nbs/10_weights.ipynb #update-ratio
 def update_ratio(
@@ -35,28 +33,6 @@ def update_ratio(
     "`log10` of the standard deviation of a step's update over that of the weight; about -3 is usual"
     with np.errstate(divide='ignore', invalid='ignore'):
         return np.log10(np.where(weights.std > 0, updates.std/weights.std, np.nan))
-
-# %% ../nbs/10_weights.ipynb #fold-all
-SMALL = 2**14  # values up to which a tensor costs more by its calls than by its values
-
-def fold_all(
-    tensors:list[torch.Tensor], # Dense, floating-point
-    indices:list[int], # The row of each
-    rows:torch.Tensor, # float64 [R, B+9], changed in place
-    bins:Bins, # Bin edges and near-zero threshold
-    kernel:str='auto' # One of `summary.KERNELS`
-):
-    "Merge the summary of each tensor into its row, small tensors of equal size together"
-    groups = {}
-    for x, i in zip(tensors, indices):
-        small = 0 < x.numel() <= SMALL and x.device == rows.device and (x.is_cuda or kernel_for(x, kernel) is eager)
-        groups.setdefault((x.numel(), x.dtype) if small else i, []).append((x, i))
-    for group in groups.values():
-        if len(group) == 1: fold(*group[0][:1], rows[group[0][1]], bins, kernel)
-        else:
-            new = block(torch.stack([x.reshape(-1) for x, _ in group]), bins)
-            old = [rows[i] for _, i in group]
-            for row, value in zip(old, merge(torch.stack([torch.stack(old), new]))): row.copy_(value)
 
 # %% ../nbs/10_weights.ipynb #weight-stats
 KINDS = {'weights': '', 'gradients': ' grad', 'updates': ' update'}
@@ -81,7 +57,7 @@ class WeightStats(StatsCallback):
         every:int=1, # Record every so many training steps
         capacity:int=256, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
-        kernel:str='auto' # One of `summary.KERNELS`
+        kernel:str='auto' # One of `kernels.dispatch.KERNELS`
     ):
         check_kernel(kernel)
         super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')

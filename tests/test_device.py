@@ -37,10 +37,11 @@ def steps(watched, make, n):
             recorder.stepped = True
             recorder.close((0, 0))
 
-def test_steps_and_merging_need_no_value_on_the_host():
+@pytest.mark.parametrize('kernel', ['auto', 'eager'])
+def test_steps_and_merging_need_no_value_on_the_host(kernel):
     "on tensors that have a device but no values: to read one is an error there"
     with FakeTensorMode():
-        watched = taps('eager')
+        watched = taps(kernel)
         steps(watched, lambda: [torch.empty(64, 8, 14, 14, device='cuda'), torch.empty(32, 3, 5, 5, device='cuda').transpose(0, 2)], 1)
         with StaysThere(): steps(watched, lambda: [torch.empty(64, 8, 14, 14, device='cuda'), torch.empty(32, 3, 5, 5, device='cuda').transpose(0, 2)], 40)
         for recorder in watched:

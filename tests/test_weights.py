@@ -15,7 +15,7 @@ from fastai_actstats.all import WeightStats
 from fastai_actstats.bins import Bins
 from fastai_actstats.kernels.eager import empty
 from fastai_actstats.summary import Summary
-from fastai_actstats.weights import SMALL, fold_all
+from fastai_actstats.kernels.dispatch import SMALL, fold_all
 
 class Save(Callback):
     "Weights before and after each batch, and the gradients the optimiser is given, in float64"

@@ -50,13 +50,13 @@ def block_size(device:torch.device) -> int: return 2**16 if device.type == 'cpu'
 
 def flat(
     x:torch.Tensor # Any strided tensor
-) -> tuple[torch.Tensor, int]: # Its distinct values as one dimension (a view where memory allows), how often each occurs
+) -> tuple[torch.Tensor, int]: # Contiguous memory of one dimension (a view of `x` if its values fill memory), how often each value occurs
     "The values of `x` in the order of memory"
     times = 1
     for d in range(x.dim()):
         if x.stride(d) == 0 and x.shape[d] > 1: x, times = x.narrow(d, 0, 1), times*x.shape[d]
     if not x.is_contiguous(): x = x.permute(sorted(range(x.dim()), key=lambda d: (-x.stride(d), -x.shape[d])))
-    return x.reshape(-1), times
+    return x.reshape(-1).contiguous(), times  # reshaping to evenly spaced values is a view still
 
 def _tally(slots, n):
     "How many of `slots` [..., m] equal 0 .. n-1, exactly: int64 [..., n]"
