@@ -162,7 +162,7 @@ class UnitTap(Tap):
     def see(self, module, output):
         x, r = self.tensor(module, output).detach(), self.recorder
         self.next_row()
-        name = call_names(self.name, MOST_CALLS)[min(self.call, MOST_CALLS - 1)]
+        name = call_names(self.name, MOST_CALLS, r.taken)[min(self.call, MOST_CALLS - 1)]
         if not x.dim() or not x.numel(): return
         axis = self.axis(x.shape) % x.dim()
         r.info[name] = dict(r.info[self.name], kind=self.kind, axis=axis)

@@ -22,7 +22,7 @@ from .bins import Bins
 from .dead_units import makers
 from .feature_maps import LayerMaps, activation
 from .feature_plots import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette, zoom_for
-from .layers import choose
+from .layers import children, choose
 from .look import Look
 from .summary import Summary
 
@@ -73,7 +73,7 @@ def _page(title, rows, has_input, legend):
             f'<h1>{escape(title)}</h1>{image}<p>{escape(legend)}</p>{said}\n<table><tr>{heads}</tr>\n{body}\n</table></html>\n')
 
 # %% ../nbs/43_feature_files.ipynb #save-feature-maps
-def _leaf(name, module): return not list(module.children())
+def _leaf(name, module): return not children(module)
 
 def save_feature_maps(
     learn, # `Learner` or model

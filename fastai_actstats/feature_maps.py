@@ -149,7 +149,7 @@ def with_maps(
 def feature_maps(
     learn, # `Learner` or model
     x=0, # What goes in: see `look.prepare`; the first item of the validation set
-    layers=None, # See `layers.choose`; None: leaf modules with parameters, as `ActStats`
+    layers=None, # See `layers.choose`; None: modules with parameters of their own, as `ActStats`
     *,
     channel_dim:int|None=None # Dimension that counts channels; None: as the layer, or the one before an activation, has it
 ): # Generator of `LayerMaps`
