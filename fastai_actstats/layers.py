@@ -20,9 +20,10 @@ __all__ = ['WRAPPERS', 'HELPERS', 'unwrapped', 'type_name', 'children', 'named_l
            'choose', 'follows', 'first_float']
 
 # %% ../nbs/01_layers.ipynb #named-layers
+# Types of torch's that hold the user's module under this name. They are looked up by name, for some take long to import
 WRAPPERS = dict(DataParallel='module', DistributedDataParallel='module', AveragedModel='module', OptimizedModule='_orig_mod',
-                ActivationWrapper='_checkpoint_wrapped_module', FullyShardedDataParallel='_fsdp_wrapped_module')  # type → child
-HELPERS = {'ParametrizationList', 'FakeQuantizeBase', 'ObserverBase'}  # work on a parameter or an output of the module they are in
+                ActivationWrapper='_checkpoint_wrapped_module', FullyShardedDataParallel='_fsdp_wrapped_module')
+HELPERS = {'ParametrizationList', 'FakeQuantizeBase', 'ObserverBase'}  # work on parameters and outputs of the module around
 
 def _torch_types(module): return {c.__name__ for c in type(module).__mro__ if c.__module__.startswith('torch')}
 
@@ -31,20 +32,20 @@ def unwrapped(
 ) -> nn.Module: # What a wrapper of torch's holds, through all of them; `module` itself if it is none
     "The user's own module"
     child = next((WRAPPERS[t] for t in _torch_types(module) if t in WRAPPERS), None)
-    inner = module._modules.get(child)
-    return module if inner is None or module._parameters else unwrapped(inner)
+    if child is None or any(True for _ in module.parameters(recurse=False)): return module
+    return unwrapped(module._modules[child])
 
 def type_name(
     module:nn.Module
-) -> str: # Class name, as it was before `parametrize` or `fully_shard` changed the class
-    "What the user calls this kind of module; a lazy one goes by the name that it will have"
-    cls = getattr(module, 'cls_to_become', None) if isinstance(module, nn.modules.lazy.LazyModuleMixin) else None
-    cls = cls or type(module)
+) -> str: # Class name: before `parametrize` or `fully_shard` changed the class, after a lazy module has
+    "What the user calls this kind of module"
+    lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
+    cls = lazy and module.cls_to_become or type(module)
     for made in ('FSDP', 'Parametrized'):
         if cls.__name__ == made + cls.__bases__[-1].__name__: cls = cls.__bases__[-1]
     return cls.__name__
 
-def _has_forward(module): return getattr_static(module, 'forward') is not nn.Module.forward  # a list of modules can't be called
+def _has_forward(module): return getattr_static(module, 'forward') is not nn.Module.forward  # a `ModuleList` has none
 
 def _is_helper(module):
     kids = list(module.children())
@@ -74,8 +75,8 @@ def named_layers(
 def own_parameters(
     module:nn.Module
 ): # Generator of (name in `module`, parameter)
-    "The parameters that `module` computes with itself: its own, those under its `parametrizations`, those of its parameter lists"
-    yield from ((n, p) for n, p in module._parameters.items() if p is not None)
+    "What `module` computes with itself: its parameters, those under its `parametrizations`, those in its parameter lists"
+    yield from module.named_parameters(recurse=False)
     for child, m in module.named_children():
         if _is_helper(m): found = m.named_parameters()
         else: found = () if _has_forward(m) else own_parameters(m)
@@ -101,10 +102,11 @@ def _test(layers):
 def whole_layers(
     model:nn.Module # The model, wrapped or not
 ) -> dict[str, nn.Module|None]: # Dotted name → the module inside that the layer is one with, if there is one
-    """What is watched when nothing is chosen: modules with parameters of their own, and those that hold only modules listed elsewhere.
+    """What is watched when nothing is chosen: modules with parameters of their own, and those whose parameters are all those of
+    modules listed elsewhere (fastai's `EmbeddingDropout`).
 
-    A module with parameters and just one other inside that has some are one layer, such as attention and its output projection,
-    which is never called. The model itself is one only if nothing inside it is."""
+    A module with parameters and just one other inside it that has some are one layer: attention and its output projection, which
+    is never called. The model itself is one only if nothing inside it is."""
     every, root = named_layers(model), unwrapped(model)
     names, res = {m: n for n, m in every.items()}, {}
     own = {m for m in names if _has_forward(m) and any(True for _ in own_parameters(m))}

@@ -20,14 +20,14 @@ __all__ = ['GATES', 'masked', 'nonfinite', 'dead', 'saturated', 'bad_init', 'exp
 GATES = {'ReLU', 'ReLU6', 'GELU', 'SiLU', 'Mish', 'Hardswish'}  # let next to nothing through below zero
 
 def masked(rec:Record) -> np.ndarray: # bool [T, L]
-    """Where the non-finite values of a layer are a mask, such as the -inf of causal attention: the same share of its values ever
-    since the first column in which it ran, and every other layer finite in this column and the next, so that they harmed nothing"""
-    bad, ran = rec.nonfinite > 0, rec.count > 0
-    share = rec.nonfinite/np.maximum(rec.count, 1)
-    first = np.take_along_axis(share, ran.argmax(0)[None], 0)
-    constant = bad & (first < 1) & np.isclose(share, first, rtol=1e-9, atol=0)
-    harm = (bad & ~constant).any(1)
-    return constant & ~(harm | np.r_[harm[1:], False])[:, None]
+    """Where the non-finite values of a layer are a mask, such as the -inf of causal attention: as large a share of its values as in
+    the first column in which it ran, in which they harmed no other layer, and the layer itself no more in the next"""
+    bad, ran, layers = rec.nonfinite > 0, rec.count > 0, np.arange(len(rec.layers))
+    share, first = rec.nonfinite/np.maximum(rec.count, 1), ran.argmax(0)
+    then = np.minimum(first + 1, len(rec) - 1)
+    same = bad & (share[first, layers] < 1) & np.isclose(share, share[first, layers], rtol=1e-9, atol=0)
+    harmless = ~(bad & ~same).any(1)[first] & (same | ~ran)[then, layers]
+    return same & harmless
 
 @rule('activations', 'gradients')
 def nonfinite(rec,

@@ -102,7 +102,8 @@ class WeightStats(StatsCallback):
         if not res:
             raise ValueError(f"layers={self.layers!r}: none of the {len(chosen)} layers has floating-point parameters to watch")
         self._types = {n: kind for n, kind, _ in res.values()}
-        return {n: p for n, _, p in res.values()}
+        order = {id(p): i for i, p in enumerate(self.learn.model.parameters())}
+        return {n: p for n, _, p in sorted(res.values(), key=lambda o: order[id(o[2])])}
 
     def taps(self):
         self._params = {n: p for n, p in self.chosen().items() if n in self._names} if self._names else {}
