@@ -18,7 +18,7 @@ from fastai.basics import Callback, L
 from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
 from .distributed import Ranks
-from .layers import choose, follows, named_layers, type_name
+from .layers import NothingToWatch, choose, follows, named_layers, type_name
 from .record import Record
 from .summary import check_kernel
 from .recorder import Recorder
@@ -53,8 +53,7 @@ class StatsCallback(Callback):
     def _found(self):
         "Names of what is watched; none, and one warning, where a model has nothing of the kind that is looked for by default"
         try: return list(self.chosen())
-        except ValueError as e:
-            if self.layers is not None: raise
+        except NothingToWatch as e:
             if not self._idle: warnings.warn(f"{self.name} records nothing: {e}", stacklevel=2)
             self._idle = True
             return []
@@ -194,7 +193,7 @@ class LayerStats(StatsCallback):
         "Once an epoch: of layers that were never called, is none of their parameters known to have been used in another way?"
         self._unsure = False
         for name, (module, *_) in self._taps.items():
-            known = self.recorder.info[name]
+            known = self.recorder.info.get(name, {})  # it may have been reset
             if 'shape' not in known: known['idle'] = all(p.requires_grad and p.grad is None for p in module.parameters())
 
 # %% ../nbs/08_callback.ipynb #act-stats-class

@@ -16,14 +16,15 @@ import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['WRAPPERS', 'HELPERS', 'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters', 'whole_layers',
-           'choose', 'follows', 'first_float']
+__all__ = ['WRAPPERS', 'HELPERS', 'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch',
+           'whole_layers', 'choose', 'follows', 'first_float']
 
 # %% ../nbs/01_layers.ipynb #named-layers
-# Types of torch's that hold the user's module under this name. They are looked up by name, for some take long to import
-WRAPPERS = dict(DataParallel='module', DistributedDataParallel='module', AveragedModel='module', OptimizedModule='_orig_mod',
-                ActivationWrapper='_checkpoint_wrapped_module', FullyShardedDataParallel='_fsdp_wrapped_module')
-HELPERS = {'ParametrizationList', 'FakeQuantizeBase', 'ObserverBase'}  # work on parameters and outputs of the module around
+# Types of torch's → the name under which they hold the user's module; not the types, for some take long to import
+WRAPPERS = dict(DataParallel='module', DistributedDataParallel='module', AveragedModel='module',
+                OptimizedModule='_orig_mod', ActivationWrapper='_checkpoint_wrapped_module',
+                FullyShardedDataParallel='_fsdp_wrapped_module')
+HELPERS = {'ParametrizationList', 'FakeQuantizeBase', 'ObserverBase'}  # work on a parameter or output of their module
 
 def _torch_types(module): return {c.__name__ for c in type(module).__mro__ if c.__module__.startswith('torch')}
 
@@ -99,14 +100,17 @@ def _test(layers):
     raise TypeError(f"layers={layers!r} is a {type(layers).__name__}; give None, a module type, a glob pattern, "
                     "a predicate (name, module) -> bool, modules, or a list of these")
 
+class NothingToWatch(ValueError):
+    "The model has nothing of the kind that is watched where the user has chosen no layers"
+
 def whole_layers(
     model:nn.Module # The model, wrapped or not
 ) -> dict[str, nn.Module|None]: # Dotted name → the module inside that the layer is one with, if there is one
-    """What is watched when nothing is chosen: modules with parameters of their own, and those whose parameters are all those of
-    modules listed elsewhere (fastai's `EmbeddingDropout`).
+    """What is watched when nothing is chosen: modules with parameters of their own, and those whose parameters are all
+    those of modules listed elsewhere (fastai's `EmbeddingDropout`).
 
-    A module with parameters and just one other inside it that has some are one layer: attention and its output projection, which
-    is never called. The model itself is one only if nothing inside it is."""
+    A module with parameters and just one other inside it that has some are one layer: attention and its output
+    projection, which is never called. The model itself is one only if nothing inside it is."""
     every, root = named_layers(model), unwrapped(model)
     names, res = {m: n for n, m in every.items()}, {}
     own = {m for m in names if _has_forward(m) and any(True for _ in own_parameters(m))}
@@ -128,13 +132,13 @@ def choose(
     every = named_layers(model)
     if not isinstance(model, nn.Module) or len(every) == 1 and not list(model.parameters()):
         raise ValueError(f"the model {type_name(model)} has no layers to watch")
-    if layers is None: res = {name: every[name] for name in whole_layers(model)}
-    else:
-        test = _test(layers)
-        res = {name: m for name, m in every.items() if test(name, m)}
-    if not res:
-        what = 'modules with parameters' if layers is None else f'{layers!r}'
-        raise ValueError(f"layers={what} matches none of the {len(every)} layers of the model: {_listed(every)}")
+    if layers is None:
+        res = {name: every[name] for name in whole_layers(model)}
+        if not res: raise NothingToWatch(f"none of the {len(every)} modules of the model has parameters: {_listed(every)}")
+        return res
+    test = _test(layers)
+    res = {name: m for name, m in every.items() if test(name, m)}
+    if not res: raise ValueError(f"layers={layers!r} matches none of the {len(every)} layers of the model: {_listed(every)}")
     return res
 
 # %% ../nbs/01_layers.ipynb #follows

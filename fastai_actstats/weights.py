@@ -19,7 +19,7 @@ from .bins import Bins
 from .callback import StatsCallback
 from .kernels import eager
 from .kernels.eager import block, merge
-from .layers import choose, named_layers, own_parameters, type_name
+from .layers import NothingToWatch, choose, named_layers, own_parameters, type_name
 from .plot import draw_lines, name_lines
 from .record import Record
 from .recorder import Recorder
@@ -65,11 +65,12 @@ KINDS = 'weights', 'gradients', 'updates'  # each parameter has a row of each, i
 class WeightStats(StatsCallback):
     """Statistics and histograms of parameters, their gradients and their updates, step by step, in fixed memory.
 
-    fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their layers
-    are the names of parameters, as `named_parameters` of the user's model gives them (wrappers such as `DistributedDataParallel`
-    left out; a parametrised weight is `'0.parametrizations.weight.original0'`). Weights are those before the step; gradients those
-    that the optimiser got, unscaled and clipped; updates the change that it made. A step that mixed precision skipped has gradients and no update; a parameter without a
-    gradient has neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
+    fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their
+    layers are the names of parameters, as `named_parameters` of the user's model gives them: `'0.weight'`, and for a
+    parametrised one `'0.parametrizations.weight.original0'`; wrappers such as `DistributedDataParallel` are left out.
+    Weights are those before the step; gradients those that the optimiser got, unscaled and clipped; updates the change
+    that it made. A step that mixed precision skipped has gradients and no update; a parameter without a gradient has
+    neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
     copied from just before the step to just after it, so for that time memory holds them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
@@ -100,7 +101,8 @@ class WeightStats(StatsCallback):
             for p_name, p in own_parameters(m) if id(m) in inside else ():
                 if p.is_floating_point(): res.setdefault(id(p), (p_name if n == root else f'{n}.{p_name}', type_name(m), p))
         if not res:
-            raise ValueError(f"layers={self.layers!r}: none of the {len(chosen)} layers has floating-point parameters to watch")
+            error = NothingToWatch if self.layers is None else ValueError
+            raise error(f"layers={self.layers!r}: none of the {len(chosen)} layers has floating-point parameters to watch")
         self._types = {n: kind for n, kind, _ in res.values()}
         order = {id(p): i for i, p in enumerate(self.learn.model.parameters())}
         return {n: p for n, _, p in sorted(res.values(), key=lambda o: order[id(o[2])])}
