@@ -167,6 +167,28 @@ def test_layers_and_parameters_of_real_models(name, tmp_path, record_row):
     assert same(watched, train(name)[1])
     record_row('models', name, 'yes', 'yes', 'yes')
 
+def test_attention_is_seen_in_validation_too():
+    "where torch would take a fast path that calls no layer, were there no hooks"
+    set_seed(7)
+    ours = ActStats(phase='both')
+    learn = quiet(Learner(vectors(), _encoder(), loss_func=CrossEntropyLossFlat(), cbs=ours))
+    learn.fit(1, 1e-3)
+    assert ours.record.valid.count.shape == (2, 7) and (ours.record.valid.count == ours.record.train.count).all()
+
+def test_a_compiled_encoder_is_watched():
+    def fit(*cbs):
+        set_seed(7)
+        trace, model = LossTrace(), _encoder()
+        for m in model.modules():
+            if isinstance(m, nn.Dropout): m.p = 0.
+        learn = quiet(Learner(vectors(), torch.compile(model, backend='aot_eager'), loss_func=CrossEntropyLossFlat(), cbs=[*cbs, trace]))
+        learn.fit(1, 1e-2)
+        return torch.stack(trace.seen)
+    ours, weights = ActStats(), WeightStats()
+    assert torch.equal(fit(ours, weights), fit())
+    assert ours.record.layers == MODELS['nn.TransformerEncoder'][2] and (ours.record.count > 0).all()
+    assert weights.record.layers == [n for n, _ in _encoder().named_parameters()] and (weights.updates.count > 0).all()
+
 def test_a_model_with_nothing_of_the_kind_trains_on_and_is_warned_of_once():
     set_seed(7)
     ours = DeadUnits()
