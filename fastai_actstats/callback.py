@@ -19,7 +19,7 @@ from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
 from .distributed import Ranks
 from .kernels.dispatch import check_kernel
-from .layers import choose, follows, named_layers
+from .layers import NothingToWatch, choose, follows, named_layers, type_name
 from .record import Record
 from .recorder import Recorder
 from .watch import Tap, Watch, aside, call_names, compiled
@@ -40,6 +40,7 @@ class StatsCallback(Callback):
     ):
         super().__init__()
         self.recorder, self.layers, self.ranks, self._names, self._taps, self._anew, self._met = recorder, layers, Ranks(ranks), [], {}, False, None
+        self._idle = False  # has it said that there is nothing to watch?
 
     def taps(self) -> list: # of (module, forward hook)
         "What to hook in the epoch that begins; the model is on its device and wrapped as it will be"
@@ -49,17 +50,27 @@ class StatsCallback(Callback):
         "Name → what is watched; `ValueError` if there is nothing of the kind"
         return choose(self.learn.model, self.layers)
 
+    def _found(self):
+        "Names of what is watched; none, and one warning, where a model has nothing of the kind that is looked for by default"
+        try: return list(self.chosen())
+        except NothingToWatch as e:
+            if not self._idle: warnings.warn(f"{self.name} records nothing: {e}", stacklevel=2)
+            self._idle = True
+            return []
+
     def _watched(self, calls=1):
         "Name → module of the chosen layers, with rows for them"
         model, known = self.learn.model, self.recorder.info
         modules = named_layers(model)
+        self.recorder.taken = frozenset(modules)
         modules = {n: modules[n] for n in self._names if n in modules}
         device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device('cpu'))
-        self.recorder.optional.update(n for name in modules for n in call_names(name, calls)[1:])
-        self.recorder.prepare([n for name in modules for n in call_names(name, calls)], device)
+        rows = [call_names(name, calls, self.recorder.taken) for name in modules]
+        self.recorder.optional.update(n for names in rows for n in names[1:])
+        self.recorder.prepare([n for names in rows for n in names], device)
         then = follows(model)
         for n, m in modules.items():
-            known.setdefault(n, {}).update(dict(type=type(m).__name__), **({'then': then[n]} if n in then else {}))
+            known.setdefault(n, {}).update(dict(type=type_name(m)), **({'then': then[n]} if n in then else {}))
         return modules
 
     def _kept(self, name, module, make):
@@ -77,7 +88,7 @@ class StatsCallback(Callback):
             self.recorder.muted += 1
             if self._taps and compiled(self.learn.model) and not self.learn.lock.locked(): Watch.join(self.learn, self)  # `lr_find`
             return
-        self._names, self._anew = list(self.chosen()), False
+        self._names, self._anew = self._found(), False
         self.recorder.begin()
         self.fit_id = object()
         self.ranks.begin(self.name)
@@ -167,19 +178,33 @@ class LayerStats(StatsCallback):
         if isinstance(calls, bool) or not isinstance(calls, int): raise TypeError(f"calls={calls!r} must be a whole number of calls")
         if calls < 1: raise ValueError(f"calls={calls} must be at least 1")
         super().__init__(recorder, layers, ranks)
-        self.pick, self.kernel, self.calls = pick, kernel, calls
+        self.pick, self.kernel, self.calls, self._unsure = pick, kernel, calls, False
 
     def tap(self, name:str) -> Tap: return Tap(self.recorder, name, self.pick, self.kernel, self.calls)
-    def taps(self): return [self._kept(n, m, partial(self.tap, n)) for n, m in self._watched(self.calls).items()]
+    def taps(self):
+        self._unsure = True
+        return [self._kept(n, m, partial(self.tap, n)) for n, m in self._watched(self.calls).items()]
+
+    def after_step(self):
+        super().after_step()
+        if self._unsure: self._note_idle()
+
+    def _note_idle(self):
+        "Once an epoch: of layers that were never called, is none of their parameters known to have been used in another way?"
+        self._unsure = False
+        for name, (module, *_) in self._taps.items():
+            known = self.recorder.info.get(name, {})  # it may have been reset
+            if 'shape' not in known: known['idle'] = all(p.requires_grad and p.grad is None for p in module.parameters())
 
 # %% ../nbs/08_callback.ipynb #act-stats-class
 class ActStats(LayerStats):
     """Statistics and histograms of the outputs of chosen layers, batch by batch, in fixed memory.
 
     Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. `near_zero` is the fraction of finite values with
-    `abs(x) <= eps` (fastai's `ActivationStats` counts `x <= 0.05`, every negative value too)."""
+    `abs(x) <= eps` (fastai's `ActivationStats` counts `x <= 0.05`, every negative value too). Where a module is hooked, torch takes
+    `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid' validation takes the way that training takes."""
     def __init__(self,
-        layers=None, # None (leaf modules with parameters), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
+        layers=None, # None (modules with parameters of their own), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
         *,
         bins:int=80, # Number of bins, or a `Bins`
         range:tuple[float, float]=(-10., 10.), # Lower edge of the first bin, upper edge of the last

@@ -13,7 +13,7 @@ import torch
 
 from .bins import Bins
 from .callback import StatsCallback
-from .layers import named_layers
+from .layers import NothingToWatch, named_layers
 from .recorder import Recorder
 from .ring import Ring
 from .unit_ranks import flat, unflat
@@ -162,7 +162,7 @@ class UnitTap(Tap):
     def see(self, module, output):
         x, r = self.tensor(module, output).detach(), self.recorder
         self.next_row()
-        name = call_names(self.name, MOST_CALLS)[min(self.call, MOST_CALLS - 1)]
+        name = call_names(self.name, MOST_CALLS, r.taken)[min(self.call, MOST_CALLS - 1)]
         if not x.dim() or not x.numel(): return
         axis = self.axis(x.shape) % x.dim()
         r.info[name] = dict(r.info[self.name], kind=self.kind, axis=axis)
@@ -200,7 +200,7 @@ class DeadUnits(StatsCallback):
     def chosen(self):
         if self.layers is not None: return super().chosen()
         res = {n: m for n, m in named_layers(self.learn.model).items() if activation_kind(m)}
-        if not res: raise ValueError("the model has no activation modules whose units could be watched; name layers with layers=")
+        if not res: raise NothingToWatch("the model has no activation modules whose units could be watched; name layers with layers=")
         return res
 
     def taps(self):

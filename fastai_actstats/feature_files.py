@@ -22,7 +22,7 @@ from .bins import Bins
 from .dead_units import makers
 from .feature_maps import LayerMaps, activation
 from .feature_plots import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette, zoom_for
-from .layers import choose
+from .layers import children, choose, type_name
 from .look import Look
 from .summary import Summary
 
@@ -73,7 +73,7 @@ def _page(title, rows, has_input, legend):
             f'<h1>{escape(title)}</h1>{image}<p>{escape(legend)}</p>{said}\n<table><tr>{heads}</tr>\n{body}\n</table></html>\n')
 
 # %% ../nbs/43_feature_files.ipynb #save-feature-maps
-def _leaf(name, module): return not list(module.children())
+def _leaf(name, module): return not children(module)
 
 def save_feature_maps(
     learn, # `Learner` or model
@@ -141,7 +141,7 @@ def save_feature_maps(
 def _row(name, module, call, error=''):
     label = f'{name}@{call}' if call > 1 else name
     nothing = dict.fromkeys(STATS, np.nan) | dict(files=[], thumb='', error=error)
-    return dict(layer=label, type=type(module).__name__, shape=(), **nothing)
+    return dict(layer=label, type=type_name(module), shape=(), **nothing)
 
 def _thumb(plane):
     "A plane in no more than about 192 pixels each way"

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from .dead_units import channel_axis, makers
-from .layers import choose, first_float, named_layers
+from .layers import choose, first_float, named_layers, type_name
 from .look import Look, Stop
 
 # %% auto #0
@@ -57,7 +57,7 @@ def layer_table(
         sizes = [(p.numel(), p.requires_grad) for p in chosen[name].parameters()]
         counts = dict(params=sum(n for n, _ in sizes), trainable=sum(n for n, grad in sizes if grad))
         ran = seen.get(name, dict(shape=(), dtype='', calls=0, MiB=0.))
-        return dict(layer=name, type=type(chosen[name]).__name__, **counts, **ran)
+        return dict(layer=name, type=type_name(chosen[name]), **counts, **ran)
     table = pd.DataFrame([row(n) for n in [*seen, *(n for n in chosen if n not in seen)]])
     return table[['layer', 'type', 'shape', 'dtype', 'params', 'trainable', 'calls', 'MiB']]
 
@@ -74,7 +74,7 @@ class LayerMaps:
         dim = channel_axis(tuple(maps.shape), maker) if channel_dim is None else channel_dim
         if not -maps.dim() <= dim < maps.dim() or dim % maps.dim() == 0:
             raise ValueError(f"channel_dim={dim} is no dimension behind the batch in layer {name!r}'s output {tuple(maps.shape)}")
-        self.name, self.type, self.call, self._maps = name, type(module).__name__, call, maps
+        self.name, self.type, self.call, self._maps = name, type_name(module), call, maps
         self.channel_dim, self.shape = dim % maps.dim(), tuple(maps.shape)
 
     @property
@@ -149,7 +149,7 @@ def with_maps(
 def feature_maps(
     learn, # `Learner` or model
     x=0, # What goes in: see `look.prepare`; the first item of the validation set
-    layers=None, # See `layers.choose`; None: leaf modules with parameters, as `ActStats`
+    layers=None, # See `layers.choose`; None: modules with parameters of their own, as `ActStats`
     *,
     channel_dim:int|None=None # Dimension that counts channels; None: as the layer, or the one before an activation, has it
 ): # Generator of `LayerMaps`

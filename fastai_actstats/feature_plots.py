@@ -111,7 +111,7 @@ def colour_limits(one, item, scale):
 def show_feature_maps(
     learn, # `Learner` or model
     x=0, # What goes in: see `look.prepare`; the first item of the validation set
-    layers=None, # See `layers.choose`; None: leaf modules with parameters
+    layers=None, # See `layers.choose`; None: modules with parameters of their own
     *,
     item:int=0, # Of a batch, if `x` is one
     order:str='index', # Of channels: 'index', 'mean' or 'variance', the highest first

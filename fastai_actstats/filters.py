@@ -58,10 +58,11 @@ def _saved(weights, name):
         except Exception as e: raise ValueError(f"{weights} is not a file of saved weights") from e
     if not isinstance(weights, dict): weights = model_of(weights).state_dict()
     if isinstance(weights.get('model'), dict): weights = weights['model']  # fastai saves the optimizer beside it
-    plain = {'.'.join(p for p in k.split('.') if p not in WRAPPERS): v for k, v in weights.items()}
-    if f'{name}.weight' not in plain:
-        raise ValueError(f"the saved weights have no {name}.weight: there is {', '.join([*plain][:8])}")
-    return plain[f'{name}.weight']
+    def plain(key): return '.'.join(part for part in key.split('.') if part not in WRAPPERS.values())
+    found = {plain(k): v for k, v in weights.items()} | weights
+    for key in (f'{name}.weight', plain(f'{name}.weight')):
+        if key in found: return found[key]
+    raise ValueError(f"the saved weights have no {name}.weight: there is {', '.join([*weights][:8])}")
 
 def show_filters(
     learn, # `Learner` or model

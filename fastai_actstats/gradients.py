@@ -70,7 +70,7 @@ class GradStats(LayerStats):
     what = 'gradients'
 
     def __init__(self,
-        layers=None, # None (leaf modules with parameters), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
+        layers=None, # None (modules with parameters of their own), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
         *,
         bins:int|Bins=Bins.symlog(), # A `Bins`, or a number of equal bins over `range`
         range:tuple[float, float]=(-1., 1.), # With a number of bins: lower edge of the first, upper edge of the last

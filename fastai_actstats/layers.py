@@ -10,32 +10,78 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from inspect import getattr_static
 
 import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['WRAPPERS', 'named_layers', 'choose', 'follows', 'first_float']
+__all__ = ['WRAPPERS', 'HELPERS', 'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch',
+           'whole_layers', 'choose', 'follows', 'first_float']
 
 # %% ../nbs/01_layers.ipynb #named-layers
-WRAPPERS = 'module', '_orig_mod', '_checkpoint_wrapped_module', '_fsdp_wrapped_module'
+# Types of torch's → the name under which they hold the user's module; not the types, for some take long to import
+WRAPPERS = dict(DataParallel='module', DistributedDataParallel='module', AveragedModel='module',
+                OptimizedModule='_orig_mod', ActivationWrapper='_checkpoint_wrapped_module',
+                FullyShardedDataParallel='_fsdp_wrapped_module')
+HELPERS = {'ParametrizationList', 'FakeQuantizeBase', 'ObserverBase'}  # work on a parameter or output of their module
 
-def _is_wrapper(child, parent): return child in WRAPPERS and len(list(parent.children())) == 1
+def _torch_types(module): return {c.__name__ for c in type(module).__mro__ if c.__module__.startswith('torch')}
+
+def unwrapped(
+    module:nn.Module
+) -> nn.Module: # What a wrapper of torch's holds, through all of them; `module` itself if it is none
+    "The user's own module"
+    child = next((WRAPPERS[t] for t in _torch_types(module) if t in WRAPPERS), None)
+    if child is None or any(True for _ in module.parameters(recurse=False)): return module
+    return unwrapped(module._modules[child])
+
+def type_name(
+    module:nn.Module
+) -> str: # Class name: before `parametrize` or `fully_shard` changed the class, after a lazy module has
+    "What the user calls this kind of module"
+    lazy = isinstance(module, nn.modules.lazy.LazyModuleMixin)
+    cls = lazy and module.cls_to_become or type(module)
+    for made in ('FSDP', 'Parametrized'):
+        if cls.__name__ == made + cls.__bases__[-1].__name__: cls = cls.__bases__[-1]
+    return cls.__name__
+
+def _has_forward(module): return getattr_static(module, 'forward') is not nn.Module.forward  # a `ModuleList` has none
+
+def _is_helper(module):
+    kids = list(module.children())
+    return bool(_torch_types(module) & HELPERS) or bool(kids) and not _has_forward(module) and all(map(_is_helper, kids))
+
+def children(
+    module:nn.Module
+) -> dict[str, nn.Module]: # Name → module
+    "The modules inside `module`, without wrappers and without what works on a parameter, as under `parametrizations`"
+    return {n: unwrapped(m) for n, m in module.named_children() if not _is_helper(m)}
 
 def named_layers(
     model:nn.Module # The model, wrapped or not
 ) -> dict[str, nn.Module]: # Dotted name → module, each module once, the model itself under its class name
     "All modules of `model` by the names that they have in the user's own model"
-    res, seen = {}, set()
+    res, seen, model = {}, set(), unwrapped(model)
+    root = type_name(model)
+    while root in children(model): root += ' (model)'
     def walk(module, name):
         if module in seen: return
         seen.add(module)
-        children = list(module.named_children())
-        if len(children) == 1 and _is_wrapper(children[0][0], module): return walk(children[0][1], name)
-        res[name or type(module).__name__] = module
-        for child, m in children: walk(m, f'{name}.{child}' if name else child)
+        res[name or root] = module
+        for child, m in children(module).items(): walk(m, f'{name}.{child}' if name else child)
     walk(model, '')
     return res
+
+def own_parameters(
+    module:nn.Module
+): # Generator of (name in `module`, parameter)
+    "What `module` computes with itself: its parameters, those under its `parametrizations`, those in its parameter lists"
+    yield from module.named_parameters(recurse=False)
+    for child, m in module.named_children():
+        if _is_helper(m): found = m.named_parameters()
+        else: found = () if _has_forward(m) else own_parameters(m)
+        yield from ((f'{child}.{n}', p) for n, p in found)
 
 # %% ../nbs/01_layers.ipynb #choose
 def _listed(names, most=12):
@@ -54,20 +100,45 @@ def _test(layers):
     raise TypeError(f"layers={layers!r} is a {type(layers).__name__}; give None, a module type, a glob pattern, "
                     "a predicate (name, module) -> bool, modules, or a list of these")
 
+class NothingToWatch(ValueError):
+    "The model has nothing of the kind that is watched where the user has chosen no layers"
+
+def whole_layers(
+    model:nn.Module # The model, wrapped or not
+) -> dict[str, nn.Module|None]: # Dotted name → the module inside that the layer is one with, if there is one
+    """What is watched when nothing is chosen: modules with parameters of their own, and those whose parameters are all
+    those of modules listed elsewhere (fastai's `EmbeddingDropout`).
+
+    A module with parameters and just one other inside it that has some are one layer: attention and its output
+    projection, which is never called. The model itself is one only if nothing inside it is."""
+    every, root = named_layers(model), unwrapped(model)
+    names, res = {m: n for n, m in every.items()}, {}
+    own = {m for m in names if _has_forward(m) and any(True for _ in own_parameters(m))}
+    for n, m in every.items():
+        within = [o for o in m.modules() if o in own and o is not m]
+        elsewhere = m is not root and within and not any(names[o].startswith(f'{n}.') for o in within)
+        if m in own: res[n] = within[0] if len(within) == 1 else None
+        elif elsewhere and _has_forward(m): res[n] = None
+    parts = set(res.values())
+    res = {n: inner for n, inner in res.items() if every[n] not in parts}
+    if len(res) > 1: res.pop(names[root], None)
+    return res
+
 def choose(
     model:nn.Module, # The model whose layers are wanted
     layers=None # None, type, glob, predicate `(name, module) -> bool`, module, or a list of these
 ) -> dict[str, nn.Module]: # Dotted name → module in the model's order; `ValueError` if there is none
-    "The layers of `model` that `layers` stands for"
+    "The layers of `model` that `layers` stands for; None: see `whole_layers`"
     every = named_layers(model)
     if not isinstance(model, nn.Module) or len(every) == 1 and not list(model.parameters()):
-        raise ValueError(f"the model {type(model).__name__} has no layers to watch")
-    if layers is None: test = lambda name, m: not list(m.children()) and any(True for _ in m.parameters())
-    else: test = _test(layers)
+        raise ValueError(f"the model {type_name(model)} has no layers to watch")
+    if layers is None:
+        res = {name: every[name] for name in whole_layers(model)}
+        if not res: raise NothingToWatch(f"none of the {len(every)} modules of the model has parameters: {_listed(every)}")
+        return res
+    test = _test(layers)
     res = {name: m for name, m in every.items() if test(name, m)}
-    if not res:
-        what = 'leaf modules with parameters' if layers is None else f'{layers!r}'
-        raise ValueError(f"layers={what} matches none of the {len(every)} layers of the model: {_listed(every)}")
+    if not res: raise ValueError(f"layers={layers!r} matches none of the {len(every)} layers of the model: {_listed(every)}")
     return res
 
 # %% ../nbs/01_layers.ipynb #follows
@@ -77,11 +148,11 @@ def follows(
     "The class of the module that takes a layer's output, past dropout and identity"
     names, res = {m: n for n, m in named_layers(model).items()}, {}
     def end(m, i):
-        while isinstance(m, nn.Sequential) and len(m): m = m[i]
+        while isinstance(m := unwrapped(m), nn.Sequential) and len(m): m = m[i]
         return m
     for seq in filter(lambda m: isinstance(m, nn.Sequential), names):
         kids = [m for m in seq if not isinstance(m, (nn.Identity, nn.Dropout, nn.modules.dropout._DropoutNd))]
-        for a, b in zip(kids, kids[1:]): res.setdefault(names.get(end(a, -1)), type(end(b, 0)).__name__)
+        for a, b in zip(kids, kids[1:]): res.setdefault(names.get(end(a, -1)), type_name(end(b, 0)))
     res.pop(None, None)
     return res
 

@@ -62,6 +62,7 @@ class _State:
         for held, then in self.inner: _put_back(held, then)
         for p, flag in self.flags: p.requires_grad_(flag)
         for b, then in self.buffers:
+            if b.shape != then.shape: b.resize_(then.shape)  # an observer's, that had seen nothing before
             if not torch.equal(b, then): b.copy_(then)
 
 @contextmanager

@@ -45,7 +45,7 @@ class Recorder:
 
     def reset(self):
         "Forget everything recorded"
-        self.names, self.info, self.left_out, self.optional = [], {}, set(), set()
+        self.names, self.info, self.left_out, self.optional, self.taken = [], {}, set(), set(), frozenset()
         self.step, self.epoch, self.fit, self.batch, self.muted, self._mark, self._cache = 0, -1, -1, 0, 0, None, None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
         self.rows = self._blank = None
@@ -77,13 +77,13 @@ class Recorder:
         known = self.info.setdefault(name, {})
         if 'shape' not in known:
             known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()))
-            if kind: known['type'] = kind
+            if kind: known.setdefault('type', kind)
 
     def leave_out(self, name:str):
         "Record this layer no more until the next fit"
         self.left_out.add(name)
         for n in self.names:
-            if n == name or n.startswith(f'{name}:'): self.row(n).copy_(self._blank[0])
+            if n == name or n in self.optional and n.startswith(f'{name}:'): self.row(n).copy_(self._blank[0])
 
     def row(self, name:str) -> torch.Tensor: return self.rows[self.names.index(name)]  # float64 [B+9]
 

@@ -87,7 +87,7 @@ class ActSample(Callback):
     order = StatsCallback.order
 
     def __init__(self,
-        layers=None, # See `layers.choose`; None: leaf modules with parameters
+        layers=None, # See `layers.choose`; None: modules with parameters of their own
         n:int=1000, # Items kept
         *,
         pool:str|None='mean', # 'mean' or 'max' over positions, or None: whole activations
@@ -152,7 +152,7 @@ class ActSample(Callback):
 # %% ../nbs/46_sampling.ipynb #sample-activations-code
 def sample_activations(
     learn, # `Learner` or model
-    layers=None, # See `layers.choose`; None: leaf modules with parameters
+    layers=None, # See `layers.choose`; None: modules with parameters of their own
     n:int=1000, # Items kept
     *,
     dl=None, # Where the items come from; None: the validation set

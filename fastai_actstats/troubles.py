@@ -13,21 +13,32 @@ from .record import Record
 from .rules import SQUASHERS, Finding, after, at, collapses, finite, kind, onset, rule, share_above_zero, size, slope
 
 # %% auto #0
-__all__ = ['GATES', 'nonfinite', 'dead', 'saturated', 'bad_init', 'exploding', 'bumpy', 'never_ran', 'out_of_range', 'strength',
-           'vanishing', 'exploding_gradients', 'frozen', 'update_size', 'dead_units']
+__all__ = ['GATES', 'masked', 'nonfinite', 'dead', 'saturated', 'bad_init', 'exploding', 'bumpy', 'never_ran', 'out_of_range',
+           'strength', 'vanishing', 'exploding_gradients', 'frozen', 'update_size', 'dead_units']
 
 # %% ../nbs/20_troubles.ipynb #activation-rules
 GATES = {'ReLU', 'ReLU6', 'GELU', 'SiLU', 'Mish', 'Hardswish'}  # let next to nothing through below zero
+
+def masked(rec:Record) -> np.ndarray: # bool [T, L]
+    """Where the non-finite values of a layer are a mask, such as the -inf of causal attention: as large a share of its values as in
+    the first column in which it ran, in which they harmed no other layer, and the layer itself no more in the next"""
+    bad, ran, layers = rec.nonfinite > 0, rec.count > 0, np.arange(len(rec.layers))
+    share, first = rec.nonfinite/np.maximum(rec.count, 1), ran.argmax(0)
+    then = np.minimum(first + 1, len(rec) - 1)
+    same = bad & (share[first, layers] < 1) & np.isclose(share, share[first, layers], rtol=1e-9, atol=0)
+    harmless = ~(bad & ~same).any(1)[first] & (same | ~ran)[then, layers]
+    return same & harmless
 
 @rule('activations', 'gradients')
 def nonfinite(rec,
     skipped:int=20 # Steps with non-finite gradients that are let pass: a loss scaler that starts at 2**16 finds its scale so
 ):
-    "NaN or Inf: the layer and the step where it arose"
+    "NaN or Inf: the layer and the step where it arose; masks are none"
+    backward = rec.what == 'gradients'
     bad = rec.nonfinite > 0
+    if not backward and bad.any(): bad &= ~masked(rec)
     steps = bad.any(1)
     if not steps.any(): return
-    backward = rec.what == 'gradients'
     if backward and not steps[-1] and (steps*rec.columns['steps']).sum() <= skipped: return
     t = int(steps.argmax())
     i = int(np.flatnonzero(bad[t])[-1 if backward else 0])
@@ -123,11 +134,11 @@ def bumpy(rec,
 
 @rule('activations')
 def never_ran(rec):
-    "A layer that was watched and never called"
+    "A layer that was watched and never called, and whose parameters, if they can be trained, had no gradient either"
     if not len(rec): return
     ran = rec.count.any(0)
     for i, layer in enumerate(rec.layers):  # attention's output projection is applied without being called
-        if not ran[i] and kind(rec, i) != 'NonDynamicallyQuantizableLinear':
+        if not ran[i] and rec.info.get(layer, {}).get('idle', kind(rec, i) != 'NonDynamicallyQuantizableLinear'):
             yield Finding(layer, 'never-ran', int(rec.columns['first'][0]), f"called in none of {rec.columns['steps'].sum()} steps",
                           "look for it in `forward`; remove it if it is not needed")
 
@@ -196,7 +207,9 @@ def frozen(rec, updates, grads):
     for i, name in enumerate(rec.layers):
         moved = (updates.count[:, i] > 0) & _moved(updates)[:, i]
         lost = (grads.count[:, i] > 0) & (grads.min[:, i] == 0) & (grads.max[:, i] == 0)  # a gradient of zero has other causes
-        if not moved.any() and not lost.any(): names.setdefault(name.rpartition('.')[0] or name, []).append((name.rpartition('.')[2], grads.count[:, i].any()))
+        if moved.any() or lost.any(): continue
+        layer, _, which = name.partition('.parametrizations.') if '.parametrizations.' in name else name.rpartition('.')
+        names.setdefault(layer or name, []).append((which, grads.count[:, i].any()))
     for layer, which in names.items():
         yield Finding(layer, 'frozen', int(rec.columns['first'][0]), f"{', '.join(n for n, _ in which)}: moved in none of {rec.columns['steps'].sum()} "
                       f"steps, {'with' if any(g for _, g in which) else 'without'} a gradient",

@@ -16,7 +16,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import nn
 
-from .layers import named_layers
+from .layers import children, named_layers, whole_layers
 from .plot import mark_epochs, step_edges
 
 # %% auto #0
@@ -68,11 +68,12 @@ def makers(
     model:nn.Module
 ) -> dict: # Module → itself if it has parameters, else the nearest module before it that has
     "Whose layout the output of each module has"
-    res, before = {}, None
-    for m in named_layers(model).values():
-        whole = not list(m.children()) or isinstance(m, nn.MultiheadAttention)
+    res, before, every = {}, None, named_layers(model)
+    for m in every.values():
+        whole = not children(m)
         if whole and activation_kind(m) is None and any(True for _ in m.parameters()): before = m
         res[m] = before if whole else None
+    res.update({every[n]: res[inner] for n, inner in whole_layers(model).items() if inner is not None})
     return res
 
 # %% ../nbs/11_units.ipynb #record

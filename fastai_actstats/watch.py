@@ -39,7 +39,7 @@ class Tap:
         calls:int=1 # Calls in one forward pass that have rows of their own, see `call_names`; the last row takes the rest
     ):
         self.recorder, self.name, self.pick, self.kernel, self.key = recorder, name, pick or first_float, kernel, next(_keys)
-        self.rows = [recorder.row(n) for n in call_names(name, calls)]
+        self.rows = [recorder.row(n) for n in call_names(name, calls, recorder.taken)]
         self.row, self.batch, self.call = self.rows[0], -1, 0
         kernel_for(self.row, kernel)  # loaded now, and compiled if need be, not in the first batch
         TAPS[self.key] = self
@@ -86,7 +86,10 @@ class Tap:
 
     def __reduce__(self): return _no_hook, ()  # a copy of a model does not take its hooks along
 
-def call_names(name, calls): return [name] + [f'{name}:{i}' for i in range(2, calls + 1)]
+def call_names(name, calls, taken=()): # `taken`: names of all layers, of which a call must not have one
+    sep = ':'
+    while any(f'{name}{sep}{i}' in taken for i in range(2, calls + 1)): sep += ':'
+    return [name] + [f'{name}{sep}{i}' for i in range(2, calls + 1)]
 
 def _describe(x): return f"{x.layout} {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
 

@@ -13,11 +13,12 @@ import warnings
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from .bins import Bins
 from .callback import StatsCallback
 from .kernels.dispatch import check_kernel, fold_all, kernel_for
-from .layers import choose, named_layers
+from .layers import NothingToWatch, choose, named_layers, own_parameters, type_name
 from .plot import draw_lines, name_lines
 from .record import Record
 from .recorder import Recorder
@@ -35,15 +36,17 @@ def update_ratio(
         return np.log10(np.where(weights.std > 0, updates.std/weights.std, np.nan))
 
 # %% ../nbs/10_weights.ipynb #weight-stats
-KINDS = {'weights': '', 'gradients': ' grad', 'updates': ' update'}
+KINDS = 'weights', 'gradients', 'updates'  # each parameter has a row of each, in this order
 
 class WeightStats(StatsCallback):
     """Statistics and histograms of parameters, their gradients and their updates, step by step, in fixed memory.
 
-    fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their layers
-    are the names of parameters. Weights are those before the step; gradients those that the optimiser got, unscaled and clipped;
-    updates the change that it made. A step that mixed precision skipped has gradients and no update; a parameter without a
-    gradient has neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
+    fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their
+    layers are the names of parameters, as `named_parameters` of the user's model gives them: `'0.weight'`, and for a
+    parametrised one `'0.parametrizations.weight.original0'`; wrappers such as `DistributedDataParallel` are left out.
+    Weights are those before the step; gradients those that the optimiser got, unscaled and clipped; updates the change
+    that it made. A step that mixed precision skipped has gradients and no update; a parameter without a gradient has
+    neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
     copied from just before the step to just after it, so for that time memory holds them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
@@ -61,7 +64,7 @@ class WeightStats(StatsCallback):
     ):
         check_kernel(kernel)
         super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
-        self.kernel, self._params, self._types, self._index, self._parts = kernel, {}, {}, {}, {}
+        self.kernel, self._params, self._types, self._index, self._parts, self._lazy = kernel, {}, {}, {}, {}, {}
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
 
     def chosen(self) -> dict:
@@ -71,35 +74,52 @@ class WeightStats(StatsCallback):
         inside = {id(m) for layer in chosen.values() for m in layer.modules()}
         res = {}  # id of a parameter → its name, itself
         for n, m in every.items():
-            for p_name, p in m.named_parameters(recurse=False) if id(m) in inside else ():
-                if p.is_floating_point(): res.setdefault(id(p), (p_name if n == root else f'{n}.{p_name}', type(m).__name__, p))
-        if not res: raise ValueError(f"layers={self.layers!r}: none of the {len(chosen)} layers has floating-point parameters to watch")
+            for p_name, p in own_parameters(m) if id(m) in inside else ():
+                if p.is_floating_point(): res.setdefault(id(p), (p_name if n == root else f'{n}.{p_name}', type_name(m), p))
+        if not res:
+            error = NothingToWatch if self.layers is None else ValueError
+            raise error(f"layers={self.layers!r}: none of the {len(chosen)} layers has floating-point parameters to watch")
         self._types = {n: kind for n, kind, _ in res.values()}
-        return {n: p for n, _, p in res.values()}
+        order = {id(p): i for i, p in enumerate(self.learn.model.parameters())}
+        return {n: p for n, _, p in sorted(res.values(), key=lambda o: order[id(o[2])])}
 
     def taps(self):
-        self._params = {n: p for n, p in self.chosen().items() if n in self._names}
+        self._params = {n: p for n, p in self.chosen().items() if n in self._names} if self._names else {}
         r = self.recorder
         if self._params:
-            r.prepare([n + end for end in KINDS.values() for n in self._params], next(iter(self._params.values())).device)
+            r.prepare([f'{n} {kind}' for n in self._params for kind in KINDS], next(iter(self._params.values())).device)
             kernel_for(r.rows, self.kernel)  # loaded now, as a tap does
-            r.info.update({n: dict(type=self._types[n], shape=tuple(p.shape)) for n, p in self._params.items()})
-        self._index = {n: i for i, n in enumerate(r.names)}
+            r.info.update({n: dict(type=self._types[n]) for n in self._params})
+        self._index = {n: i for i, n in enumerate(self._watched_names())}
+        self._lazy, self._params = self._params, {}
+        self._meet()
         return []
+
+    def _watched_names(self): return [n.removesuffix(f' {KINDS[0]}') for n in self.recorder.names[::len(KINDS)]]
+
+    def _meet(self):
+        "Watch the parameters that have a shape by now: those of lazy modules get theirs in the first forward pass"
+        for n, p in list(self._lazy.items()):
+            if is_lazy(p): continue
+            self._params[n] = self._lazy.pop(n)
+            self.recorder.info[n]['shape'] = tuple(p.shape)
 
     def _fold(self, kind, tensors):
         "`tensors`: name → tensor"
-        r, end = self.recorder, KINDS[kind]
+        r, k = self.recorder, KINDS.index(kind)
         r.dirty = True
-        fold_all(list(tensors.values()), [self._index[n + end] for n in tensors], r.rows, r.bins, self.kernel)
+        rows = [len(KINDS)*self._index[n] + k for n in tensors]
+        fold_all(list(tensors.values()), rows, r.rows, r.bins, self.kernel)
 
     def _watching(self, f):
         "Whatever goes wrong here must not end the training"
-        if not self.recorder.on or not self._params: return
+        if not self.recorder.on: return
+        if self._lazy: self._meet()
+        if not self._params: return
         try:
             with torch.no_grad(): f()
         except Exception as e:
-            self._params, self._before = {}, None
+            self._params, self._lazy, self._before = {}, {}, None
             warnings.warn(f"WeightStats records no more in this epoch: {e or type(e).__name__}", stacklevel=2)
 
     def _tell(self):
@@ -133,19 +153,17 @@ class WeightStats(StatsCallback):
         super().after_batch()
 
     def rest(self):
-        self._params, self._before, self._told = {}, None, False
+        self._params, self._lazy, self._before, self._told = {}, {}, None, False
         super().rest()
 
     def _part(self, what):
-        all_three, end = self.recorder.record, KINDS[what]
+        all_three = self.recorder.record
         if self._parts.get('of') is not all_three: self._parts = {'of': all_three}
-        if what in self._parts: return self._parts[what]
-        others = tuple(filter(None, KINDS.values()))
-        kept = [i for i, n in enumerate(all_three.layers) if (n.endswith(end) if end else not n.endswith(others))]
-        res = all_three[kept]
-        res.layers, res.what = [n.removesuffix(end) for n in res.layers], what
-        self._parts[what] = res
-        return res
+        if what not in self._parts:
+            res = all_three[KINDS.index(what)::len(KINDS)]
+            res.layers, res.what = self._watched_names(), what
+            self._parts[what] = res
+        return self._parts[what]
 
     @property
     def record(self) -> Record: return self._part('weights')  # before each step
