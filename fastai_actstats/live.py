@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import time
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from fastai.basics import Callback
 from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
+from .disk import atomic
 from .distributed import is_rank0, merge_all, world
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats
 from .ranks import listed
@@ -135,10 +135,7 @@ class LiveStats(Callback):
         "In place in the notebook, and over the file at once, so that nobody sees half of it"
         self.pictures += 1
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
-            new.write_bytes(picture)
-            os.replace(new, self.path)
+            with atomic(self.path, sync=False) as f: f.write(picture)
         if self.notebook:
             from IPython.display import Image, display
             if self.handle is None: self.handle = display(Image(picture), display_id=True)

@@ -19,6 +19,7 @@ import torch
 from . import files
 from .bins import Bins
 from .kernels.eager import empty, merge
+from .markup import table, tag, together
 from .summary import Summary
 
 # %% auto #0
@@ -247,5 +248,5 @@ class Record:
         return table
 
     def _repr_html_(self):
-        style = self.overview().style.hide(axis='index').format(precision=3)
-        return f"<pre>{self!r}</pre>" + ("<p>In the last epoch:</p>" + style.to_html() if len(self) else '')
+        last = [tag('p', 'In the last epoch:'), table(self.overview())] if len(self) else []
+        return together(tag('pre', repr(self)), *last)
