@@ -93,13 +93,13 @@ class LiveStats(Callback):
         self.notebook = in_notebook() if notebook is None else notebook
         self.path = Path(path) if path is not None else None if self.notebook else Path('actstats.png')
         self.source, self.every, self.budget, self.most = source, every, budget, most
-        self.handle, self.pictures, self.spent, self.cost = None, 0, 0., self.first_guess
+        self.handle, self.pictures, self.spent, self.cost, self.failed = None, 0, 0., self.first_guess, False
 
     def before_fit(self):
         if aside(self.learn): return
         if not any(cb.name == self.source for cb in self.learn.cbs):
             raise ValueError(f"source={self.source!r} is none of the learner's callbacks: {', '.join(cb.name for cb in self.learn.cbs)}")
-        self.handle, self.pictures, self.spent = None, 0, 0.
+        self.handle, self.pictures, self.spent, self.failed = None, 0, 0., False
         self.start = self.last = time.perf_counter()
 
     def after_batch(self):
@@ -118,15 +118,15 @@ class LiveStats(Callback):
         if not aside(self.learn): self.draw()
 
     def draw(self):
-        "Read, draw and show; a picture that fails is said once and does not end the fit"
-        if not is_rank0(): return
+        "Read, draw and show; a picture that fails is said once and is the last of the fit, which goes on"
+        if self.failed or not is_rank0(): return
         begin = time.perf_counter()
         try:
             rec = next(cb for cb in self.learn.cbs if cb.name == self.source).record
             if len(rec) and rec.layers: self.show(png(live_figure(rec, self.most)))
         except Exception as e:
             warnings.warn(f"LiveStats draws no more: {e or type(e).__name__}", stacklevel=2)
-            self.every = math.inf
+            self.failed = True
         self.last = time.perf_counter()
         self.cost = self.last - begin
         self.spent += self.cost
