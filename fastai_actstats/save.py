@@ -48,8 +48,9 @@ class SaveRecord(Callback):
     written beside it (`run.1.npz`, `run.1.grad_stats.npz`), which is said once. Its own file, of this or another `SaveRecord` on the
     same learner, is replaced as long as the learner's callbacks go on with the same record; `reset()` begins another.
 
-    A file that can't be written is warned of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
-    recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
+    A file that can't be written is warned of, once a fit, and training goes on. Of processes that train together all must have it,
+    and rank 0 writes; what other ranks recorded without it, because one was late or gone, the first of them writes:
+    `run.rank1.npz` (see `ranks.merge_records`)."""
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,
