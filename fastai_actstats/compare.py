@@ -130,7 +130,7 @@ class Comparison:
         for i, axs in enumerate(panels):
             for ax, stat in zip(axs, stats):
                 lines = [dict(run=run, step=middle[run], value=getattr(rec, stat)[:, i]) for run, rec in recs.items()]
-                sns.lineplot(pd.concat(map(pd.DataFrame, lines)), x='step', y='value', hue='run', style='run', palette='colorblind', lw=1.2,
+                sns.lineplot(pd.concat(map(pd.DataFrame, lines), ignore_index=True), x='step', y='value', hue='run', style='run', palette='colorblind', lw=1.2,
                              ax=ax, errorbar=None, estimator=None, legend=i == 0 and ax is axs[-1])
                 ax.set(xlabel='', ylabel='', title=STATS.get(stat, stat) if i % rows == 0 else '')
                 ax.tick_params(labelsize='small', labelbottom=(i + 1) % rows == 0 or i == len(panels) - 1)

@@ -8,9 +8,7 @@ One forward pass, in which each layer's maps are written as they come: what is h
 from __future__ import annotations
 
 import math
-import os
 import re
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +18,23 @@ from PIL import Image
 
 from .bins import Bins
 from .dead_units import makers
+from .disk import atomic, sweep
 from .feature_maps import LayerMaps, activation
 from .feature_plots import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette, zoom_for
 from .layers import children, choose, type_name
 from .look import Look
+from .markup import Html, tag, together
 from .summary import Summary
 
 # %% auto #0
-__all__ = ['STYLE', 'STATS', 'save_feature_maps']
+__all__ = ['STYLE', 'STATS', 'HEADS', 'save_feature_maps']
 
 # %% ../nbs/43_feature_files.ipynb #png-code
 def _write(path, data):
     "All of a file or nothing: an interrupted export leaves no broken picture"
-    part = path.with_name(path.name + '.part')
-    try:
-        if isinstance(data, str): part.write_text(data, encoding='utf-8')
-        else: data.save(part, format='PNG', compress_level=3)
-        os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    with atomic(path, sync=False, clean=False) as f:
+        if isinstance(data, str): f.write(data.encode('utf-8', 'xmlcharrefreplace'))
+        else: data.save(f, format='PNG', compress_level=3)
 
 def _png(levels, colors):
     res = Image.fromarray(levels)
@@ -51,26 +48,27 @@ td.n{text-align:right;font-variant-numeric:tabular-nums} img{image-rendering:pix
 td img{width:96px;height:96px;object-fit:contain} .bad{color:#a00}"""
 
 STATS = 'mean', 'std', 'min', 'max', 'near_zero'
+HEADS = 'channel mean', 'layer', 'type', 'shape', 'mean', 'std', 'min', 'max', 'near zero', 'pages'
+
+def _row_of(r):
+    "A layer's line of the table"
+    image = tag('img', loading='lazy', src=r['thumb'], alt='mean of all channels') if r['thumb'] else ''
+    thumb = tag('a', image, href=r['files'][0]) if r['files'] else image
+    pages = [part for i, f in enumerate(r['files'], 1) for part in (' ', tag('a', i, href=f))][1:]
+    numbers = [tag('td', f'{r[k]:.3g}', class_='n') for k in STATS] + [tag('td', *pages)]
+    if r['error']: numbers = [tag('td', r['error'], class_='bad', colspan=len(numbers))]
+    what = thumb, r['layer'], r['type'], ' × '.join(map(str, r['shape']))
+    return tag('tr', *(tag('td', o) for o in what), *numbers)
 
 def _page(title, rows, has_input, legend):
     "The table of layers as HTML"
-    def cells(r):
-        first = r['files'][0] if r['files'] else ''
-        image = f'<img loading="lazy" src="{r["thumb"]}" alt="mean of all channels">' if r['thumb'] else ''
-        thumb = f'<a href="{first}">{image}</a>' if first else image
-        pages = ' '.join(f'<a href="{f}">{i}</a>' for i, f in enumerate(r['files'], 1))
-        numbers = ''.join(f'<td class="n">{r[k]:.3g}</td>' for k in STATS)
-        what = ''.join(f'<td>{c}</td>' for c in (thumb, escape(r['layer']), escape(r['type']), ' × '.join(map(str, r['shape']))))
-        rest = f'<td colspan="6" class="bad">{escape(r["error"])}</td>' if r['error'] else f'{numbers}<td>{pages}</td>'
-        return f'<tr>{what}{rest}</tr>'
     failed = [r['layer'] for r in rows if r['error']]
-    said = f'<p class="bad">{len(failed)} of {len(rows)} failed: {escape(", ".join(failed))}</p>' if failed else ''
-    heads = ('channel mean', 'layer', 'type', 'shape', 'mean', 'std', 'min', 'max', 'near zero', 'pages')
-    heads = ''.join(f'<th>{h}</th>' for h in heads)
-    image = '<p><img src="input.png" alt="input" style="max-width:300px;min-width:120px"></p>' if has_input else ''
-    body = '\n'.join(map(cells, rows))
-    return (f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>\n'
-            f'<h1>{escape(title)}</h1>{image}<p>{escape(legend)}</p>{said}\n<table><tr>{heads}</tr>\n{body}\n</table></html>\n')
+    said = tag('p', f'{len(failed)} of {len(rows)} failed: {", ".join(failed)}', class_='bad') if failed else ''
+    image = tag('p', tag('img', src='input.png', alt='input', style='max-width:300px;min-width:120px')) if has_input else ''
+    head = tag('meta', charset='utf-8'), tag('title', title), tag('style', Html(STYLE)), '\n'
+    body = tag('h1', title), image, tag('p', legend), said, '\n'
+    lines = (together('\n', line) for line in (tag('tr', *(tag('th', h) for h in HEADS)), *map(_row_of, rows)))
+    return together(Html('<!DOCTYPE html>'), tag('html', *head, *body, tag('table', *lines, '\n'), lang='en'), '\n')
 
 # %% ../nbs/43_feature_files.ipynb #save-feature-maps
 def _leaf(name, module): return not children(module)
@@ -98,6 +96,7 @@ def save_feature_maps(
     made = makers(look.model)
     out.mkdir(parents=True, exist_ok=True)
     (out/'thumbs').mkdir(exist_ok=True)
+    for folder in (out, out/'thumbs'): sweep(folder)
     bar = iter(progress_bar(range(len(names)), leave=False) if progress else ())
 
     def write(one, row):

@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import platform
-import secrets
-import zipfile
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,16 +21,18 @@ import numpy as np
 import torch
 
 from .bins import Bins
+from .disk import atomic, need, open_arrays, read_array, write_arrays
 from .kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
 from .ring import COLUMN
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST_BINS', 'made', 'write', 'read']
+__all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST_BINS', 'MOST', 'made', 'write', 'peek', 'read']
 
 # %% ../nbs/04_files.ipynb #write-code
 FORMAT, VERSION = 'fastai_actstats record', 1
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise
 MOST_BINS = 2**20
+MOST = 2**53  # of anything that is counted: float64 holds it
 
 def made() -> dict:
     "When, and with which versions"
@@ -75,105 +75,111 @@ def write(
                 ranks=list(map(int, ranks)), bins={name: _plain(getattr(bins, name)) for name in _BINS}, made=made or {})
     meta['sha256'] = _digest(meta, arrays)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), 'u1')
-    path = Path(os.path.realpath(file))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f'.{path.name[:100]}.{secrets.token_hex(4)}.tmp')
-    try:
-        with open(new, 'xb') as f:
-            with zipfile.ZipFile(f, 'w', zipfile.ZIP_DEFLATED, compresslevel=4) as z:
-                for name, a in arrays.items():
-                    with z.open(f'{name}.npy', 'w', force_zip64=True) as member:
-                        np.lib.format.write_array(member, a, version=(1, 0), allow_pickle=False)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(new, path)
-    finally: new.unlink(missing_ok=True)
+    with atomic(file) as f: write_arrays(f, arrays)
     return Path(file)
 
 _INTEGERS = dict(count=COUNT, nonfinite=NONFINITE, near_zero=NEAR_ZERO, counts=COUNTS)  # arrays of the file → parts of a row
 _BINS = 'n', 'lo', 'hi', 'eps', 'per_octave'
 
 # %% ../nbs/04_files.ipynb #read-code
-def _need(true, why):
-    if not true: raise ValueError(why)
+def _text(x): return isinstance(x, str) and x.encode() is not None  # lone surrogates raise a ValueError
+def _whole(x): return type(x) is int and 0 <= x <= MOST
+def _shape(x): return isinstance(x, list) and all(map(_whole, x))
 
-def _array(archive, name, dtype, shape=None):
-    "One array of the file, of exactly this type and shape (None: one dimension of any length)"
-    with archive.open(f'{name}.npy') as f:
-        start = f.read(10)
-        _need(start[:8] == b'\x93NUMPY\x01\0', f"its array {name!r} is none")
-        header = f.read(int.from_bytes(start[8:], 'little'))
-        held = archive.getinfo(f'{name}.npy').file_size - len(start) - len(header)
-        shape = (held,) if shape is None else shape
-        # compared, not parsed: what a parser makes of a hostile header need not be thought of
-        want = f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-        found = header.decode('latin1').rstrip()
-        _need(found == want, f"its array {name!r} is headed {found[:90]!r} where shape {shape} is due")
-        size = math.prod(shape)*dtype.itemsize
-        _need(size == held, f"its array {name!r} has another length than it says")
-        data = f.read(size)
-        _need(len(data) == size and not f.read(1), f"its array {name!r} is cut off")
-    return np.frombuffer(data, dtype).reshape(shape)
+_INFO = dict(type=_text, then=_text, kind=_text, shape=_shape, order=_whole, axis=_whole)  # what is known of a layer
 
-def _meta(archive, limit):
+def _meta(archive):
     names = {f'{n}.npy' for n in ('meta', 'columns', 'moments', *_INTEGERS)}
-    _need('meta.npy' in archive.namelist(), "it is not a record")
-    _need(sum(i.file_size for i in archive.infolist()) <= limit, f"it would unpack to more than limit={limit} bytes")
-    _need(all(i.file_size <= 1100*i.compress_size + 1000 for i in archive.infolist()), "it claims to hold more than it can")
-    meta = json.loads(_array(archive, 'meta', np.dtype('u1')).tobytes())
-    _need(isinstance(meta, dict) and meta.get('format') == FORMAT, "it is not a record")
+    need('meta.npy' in archive.namelist(), "it is not a record")
+    meta = json.loads(read_array(archive, 'meta', np.dtype('u1')).tobytes())
+    need(isinstance(meta, dict) and meta.get('format') == FORMAT, "it is not a record")
     if meta['version'] != VERSION:
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, and this version reads format {VERSION}")
-    _need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
-    layers, T, b = meta['layers'], meta['columns'], meta['bins']
-    _need(isinstance(layers, list) and all(isinstance(n, str) for n in layers), "its layer names are not text")
-    _need(type(T) is int and T >= 0, f"it has {T!r} columns")
-    _need(set(b) == set(_BINS) and type(b['n']) is type(b['per_octave']) is int, "its bins are not bins")
-    _need(0 < b['n'] <= MOST_BINS and 0 <= b['per_octave'] <= 256, f"it has {b['n']} bins")
+    need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
+    need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
+    need(_whole(meta['columns']), f"it has {meta['columns']!r} columns")
     kinds = dict(what=str, info=dict, made=dict, ranks=list)
-    _need(all(isinstance(meta[name], kind) for name, kind in kinds.items()), "its description is none")
-    _need(all(isinstance(o, dict) for o in meta['info'].values()), "its description of the layers is none")
-    _need(all(type(r) is int for r in meta['ranks']), "its ranks are no numbers")
+    need(all(isinstance(meta[name], kind) for name, kind in kinds.items()) and _text(meta['what']), "its description is none")
+    for known in meta['info'].values():
+        need(isinstance(known, dict) and all(test(known[k]) for k, test in _INFO.items() if k in known),
+              "its description of the layers is none")
+    need(all(map(_whole, meta['ranks'])), "its ranks are no numbers")
     return meta
+
+def _bins(b):
+    "The bins of the description, if there can be such bins"
+    need(set(b) == set(_BINS) and all(type(v) in (int, float) for v in b.values()), "its bins are not bins")
+    need(type(b['n']) is type(b['per_octave']) is int, "its bins are not bins")
+    need(0 < b['n'] <= MOST_BINS and 0 <= b['per_octave'] <= 256, f"it has {b['n']} bins")
+    try:
+        bins, octaves = Bins(**b), b['n']//2//max(b['per_octave'], 1)
+        same = not bins.per_octave or (octaves < 256 and bins == Bins.symlog(bins.hi*2.**-octaves, bins.hi, bins.per_octave, bins.eps))
+    except (ValueError, OverflowError) as e: raise ValueError(f"its bins are not bins: {e}") from None
+    need(same, "its bins are not bins: they are none that `Bins.symlog` makes")
+    return bins
+
+def _columns(archive, T):
+    "The columns, if they follow each other as columns do"
+    c = read_array(archive, 'columns', COLUMN, (T,))
+    need((c['valid'].view('u1') <= 1).all() and (c['steps'] > 0).all() and c['steps'].sum(dtype=float) <= MOST, "its columns make no sense")
+    for first, last in (('first', 'last'), ('epoch', 'last_epoch'), ('fit', 'last_fit')):
+        need((c[first] <= c[last]).all(), "its columns end before they begin")
+        need((c[first] >= 0).all() and (c[last] <= MOST).all(), "its columns make no sense")
+        for phase in (c[c['valid']], c[~c['valid']]):
+            need(all((np.diff(phase[name]) >= 0).all() for name in (first, last)), "its columns are not in the order of time")
+    need((np.diff(c['last']) >= 0).all(), "its columns are not in the order of time")
+    return c
 
 def _check(a):
     "Do the numbers make sense?"
     total = a['counts'].sum(-1) + a['nonfinite']
-    _need((a['counts'] >= 0).all() and (a['nonfinite'] >= 0).all() and (a['near_zero'] >= 0).all(), "it has negative counts")
-    _need((a['count'] <= 2**53).all() and (a['counts'].sum(-1, dtype=float) <= 2**54).all(), "its counts are larger than can be")
-    _need((total == a['count']).all() and (a['near_zero'] <= a['count'] - a['nonfinite']).all(), "its counts do not add up")
+    need((a['counts'] >= 0).all() and (a['nonfinite'] >= 0).all() and (a['near_zero'] >= 0).all(), "it has negative counts")
+    need((a['count'] <= MOST).all() and (a['counts'].sum(-1, dtype=float) <= 2*MOST).all(), "its counts are larger than can be")
+    need((total == a['count']).all() and (a['near_zero'] <= a['count'] - a['nonfinite']).all(), "its counts do not add up")
+    need((a['count'].sum(0, dtype=float) <= MOST).all(), "its counts are larger than can be")
     some = a['count'] > a['nonfinite']
-    low, high = a['moments'][..., 2], a['moments'][..., 3]
-    _need((low <= high)[some].all() and np.isfinite([low[some], high[some]]).all(), "its extremes make no sense")
-    c = a['columns']
-    _need((c['valid'].view('u1') <= 1).all() and (c['steps'] >= 0).all(), "its columns make no sense")
-    _need(all((c[first] <= c[last]).all() for first, last in (('first', 'last'), ('epoch', 'last_epoch'), ('fit', 'last_fit'))),
-          "its columns end before they begin")
+    mean, m2, low, high = a['moments'][some].T
+    need((low <= high).all() and np.isfinite([low, high]).all(), "its extremes make no sense")
+    size, n = np.maximum(np.abs(low), np.abs(high)), (a['count'] - a['nonfinite'])[some]
+    with np.errstate(over='ignore', invalid='ignore'):
+        slack = 1e-4*size  # of kernels that count in float32
+        within = (low - slack <= mean) & (mean <= high + slack) & (0 <= m2) & (m2 <= n*(high - low + slack)**2)
+    need((within | (size > 1e100)).all(), "its means and deviations make no sense")  # squares of larger ones overflow
+    need((a['moments'][~some] == [0, 0, np.inf, -np.inf]).all(), "it has statistics of no values")
+
+@contextmanager
+def _opened(file, limit):
+    "The file as a zip of arrays; whatever is wrong with it is said as a `ValueError` of one sentence"
+    with open(file, 'rb') as f:
+        try: yield open_arrays(f, limit)
+        except Exception as e:  # zipfile, zlib and json raise many kinds on files that were tampered with
+            ours = type(e) is ValueError and str(e).startswith('it')
+            why = str(e) if ours else f"it is damaged, or no record ({(str(e) or type(e).__name__).splitlines()[0][:100]})"
+            raise ValueError(f"{os.fspath(file)!r} was not loaded: {why}") from None
+
+def peek(file:str|os.PathLike) -> tuple[dict, np.ndarray]: # Its description, and columns of dtype `COLUMN`
+    "What a record was made of, without its values, of which nothing is read; `ValueError` where it is no record"
+    with _opened(file, LIMIT) as archive:
+        meta = _meta(archive)
+        return meta, _columns(archive, meta['columns'])
 
 def read(
     file:str|os.PathLike, # Written by `write`
     limit:int=LIMIT # Bytes that it may unpack to
 ) -> dict: # The arguments of a `Record`
     "Read a record; `ValueError` says in one sentence why a file is refused, `OSError` comes where it can't be read at all"
-    with open(file, 'rb') as f:
-        try:
-            with zipfile.ZipFile(f) as archive:
-                meta = _meta(archive, limit)
-                T, L, B = meta['columns'], len(meta['layers']), meta['bins']['n']
-                shapes = {name: (T, L, B + 2) if name == 'counts' else (T, L) for name in _INTEGERS}
-                arrays = {name: _array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
-                arrays['columns'] = _array(archive, 'columns', COLUMN, (T,))
-                arrays['moments'] = _array(archive, 'moments', np.dtype('<f8'), (T, L, 4))
-            _check(arrays)
-            _need(meta.get('sha256') == _digest(meta, arrays), "its checksum is wrong: it was changed after it was written")
-            bins = Bins(**meta['bins'])
-        except Exception as e:  # zipfile, zlib and json raise many kinds on files that were tampered with
-            ours = type(e) is ValueError and str(e).startswith('it')
-            why = str(e) if ours else f"it is damaged, or no record ({(str(e) or type(e).__name__).splitlines()[0][:100]})"
-            raise ValueError(f"{os.fspath(file)!r} was not loaded: {why}") from None
-    rows = torch.empty(T, L, B + 9, dtype=torch.float64)
-    for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name].astype(float))
-    rows[..., MEAN:] = torch.from_numpy(arrays['moments'].copy())
-    return dict(rows=rows, columns=arrays['columns'].copy(), layers=meta['layers'], bins=bins, what=meta['what'],
+    with _opened(file, limit) as archive:
+        meta = _meta(archive)
+        T, L, bins = meta['columns'], len(meta['layers']), _bins(meta['bins'])
+        shapes = {name: (T, L, bins.n + 2) if name == 'counts' else (T, L) for name in _INTEGERS}
+        arrays = {name: read_array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
+        arrays['columns'] = _columns(archive, T)
+        arrays['moments'] = read_array(archive, 'moments', np.dtype('<f8'), (T, L, 4))
+        _check(arrays)
+        need(meta.get('sha256') == _digest(meta, arrays), "its checksum is wrong: it was changed after it was written")
+    rows = torch.empty(T, L, bins.n + 9, dtype=torch.float64)
+    for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name])
+    rows[..., MEAN:] = torch.from_numpy(arrays['moments'])
+    return dict(rows=rows, columns=arrays['columns'], layers=meta['layers'], bins=bins, what=meta['what'],
                 info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])

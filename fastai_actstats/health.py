@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import textwrap
 import warnings
-from html import escape
 
 import numpy as np
 import pandas as pd
@@ -19,6 +18,7 @@ import torch
 from fastai.basics import Callback, CancelFitException
 
 from . import troubles  # registers the rules of the package
+from .markup import table, tag, together
 from .record import Record
 from .rules import RULES, Finding
 from .watch import aside
@@ -58,11 +58,8 @@ class Report:
         return '\n'.join(lines)
 
     def _repr_html_(self):
-        head = f"<p><b>{escape(self.headline)}</b></p>"
-        if not len(self): return head
-        style = self.df.rename(columns={'since': 'since step', 'remedy': 'what to try'}).style.hide(axis='index')
-        return head + style.set_properties(**{'text-align': 'left', 'vertical-align': 'top'}).set_table_styles(
-            [dict(selector='th', props='text-align: left')]).format(escape='html').to_html()
+        df = self.df.rename(columns={'since': 'since step', 'remedy': 'what to try'})
+        return together(tag('p', tag('b', self.headline)), *([table(df, style='text-align: left; vertical-align: top')] if len(df) else []))
 
 # %% ../nbs/21_health.ipynb #report-code
 def _in_order(rec):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import time
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from fastai.basics import Callback
 from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
+from .disk import atomic
 from .distributed import is_rank0, merge_all, world
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats
 from .ranks import listed
@@ -93,13 +93,13 @@ class LiveStats(Callback):
         self.notebook = in_notebook() if notebook is None else notebook
         self.path = Path(path) if path is not None else None if self.notebook else Path('actstats.png')
         self.source, self.every, self.budget, self.most = source, every, budget, most
-        self.handle, self.pictures, self.spent, self.cost = None, 0, 0., self.first_guess
+        self.handle, self.pictures, self.spent, self.cost, self.failed = None, 0, 0., self.first_guess, False
 
     def before_fit(self):
         if aside(self.learn): return
         if not any(cb.name == self.source for cb in self.learn.cbs):
             raise ValueError(f"source={self.source!r} is none of the learner's callbacks: {', '.join(cb.name for cb in self.learn.cbs)}")
-        self.handle, self.pictures, self.spent = None, 0, 0.
+        self.handle, self.pictures, self.spent, self.failed = None, 0, 0., False
         self.start = self.last = time.perf_counter()
 
     def after_batch(self):
@@ -118,15 +118,15 @@ class LiveStats(Callback):
         if not aside(self.learn): self.draw()
 
     def draw(self):
-        "Read, draw and show; a picture that fails is said once and does not end the fit"
-        if not is_rank0(): return
+        "Read, draw and show; a picture that fails is said once and is the last of the fit, which goes on"
+        if self.failed or not is_rank0(): return
         begin = time.perf_counter()
         try:
             rec = next(cb for cb in self.learn.cbs if cb.name == self.source).record
             if len(rec) and rec.layers: self.show(png(live_figure(rec, self.most)))
         except Exception as e:
             warnings.warn(f"LiveStats draws no more: {e or type(e).__name__}", stacklevel=2)
-            self.every = math.inf
+            self.failed = True
         self.last = time.perf_counter()
         self.cost = self.last - begin
         self.spent += self.cost
@@ -135,10 +135,7 @@ class LiveStats(Callback):
         "In place in the notebook, and over the file at once, so that nobody sees half of it"
         self.pictures += 1
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            new = self.path.with_name(f'.{self.path.name}.{os.getpid()}')
-            new.write_bytes(picture)
-            os.replace(new, self.path)
+            with atomic(self.path, sync=False) as f: f.write(picture)
         if self.notebook:
             from IPython.display import Image, display
             if self.handle is None: self.handle = display(Image(picture), display_id=True)

@@ -8,6 +8,8 @@ step waits for the device. They stand beside fastai's `TensorBoardCallback` and 
 # %% ../nbs/23_loggers.ipynb #imports
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from fastai.basics import Callback
 
@@ -34,7 +36,8 @@ def binned(
 class StatsLogger(Callback):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
-    Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
+    Reading a record waits for the device: that happens once an epoch. Where nothing can be logged to is said before training, by
+    `open`; what goes wrong later is warned of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0
     passes on what all of them recorded."""
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`
     stats = 'mean', 'std', 'near_zero'
@@ -47,18 +50,26 @@ class StatsLogger(Callback):
         self.points, self.logged = points, {}
 
     def before_fit(self):
-        self.on = not aside(self.learn)
+        self.on, self.failed = not aside(self.learn), False
         if self.on and is_rank0(): self.open()
 
     def after_epoch(self):
         if not self.on: return
         merge_all(self.learn)
-        if is_rank0(): self.log()
+        self._try(self.log)
 
     def after_fit(self):
-        if not (self.on and is_rank0()): return
-        self.log()
-        self.close()
+        if not self.on: return
+        self._try(self.log)
+        self._try(self.close)
+
+    def _try(self, do):
+        "What goes wrong on the disk or on the way to a server does not end the fit"
+        if not is_rank0(): return
+        try: do()
+        except Exception as e:
+            if not self.failed: warnings.warn(f"{type(self).__name__} could not log: {e or type(e).__name__}", stacklevel=3)
+            self.failed = True
 
     def log(self):
         "Pass on what is new"
@@ -84,7 +95,7 @@ class StatsLogger(Callback):
             self.scalars({f'{tag}/{layer}/dead_share': float(v) for layer, v in zip(rec.layers, rec.dead_share[t]) if np.isfinite(v)},
                          int(rec.columns['last'][t]))
 
-    def open(self): raise NotImplementedError  # before a fit
+    def open(self): raise NotImplementedError  # before a fit; a `ValueError` says where it can't log to
     def close(self): pass  # after it
     def scalars(self, values:dict, step:int): raise NotImplementedError  # tag → number, at a training step
     def histogram(self, tag:str, rec:Record, i:int, step:int): raise NotImplementedError  # layer `i` of a record of one column
@@ -101,7 +112,19 @@ class TensorBoardStats(StatsLogger):
         super().__init__(points)
         self.log_dir, self.writer = log_dir, None
 
-    def open(self): self.writer = None
+    def open(self):
+        self._drop()  # that of a fit which was broken off
+        if any(c.__name__ == 'TensorBoardBaseCallback' for cb in self.learn.cbs for c in type(cb).__mro__): return  # its writer comes later
+        try: self._writer()
+        except Exception as e: raise ValueError(f"log_dir={self.log_dir!r} can't be written to: {e}") from e
+
+    def log(self):
+        try:
+            super().log()
+            if self.writer is not None and self.own: self.writer.flush()
+        except Exception:
+            self._drop()  # it writes no more; the next epoch tries with another file
+            raise
 
     def _writer(self):
         if self.writer is None:
@@ -112,7 +135,12 @@ class TensorBoardStats(StatsLogger):
         return self.writer
 
     def close(self):
-        if self.writer is not None and self.own: self.writer.close()
+        writer, self.writer = self.writer, None
+        if writer is not None and self.own: writer.close()
+
+    def _drop(self):
+        try: self.close()
+        except Exception: pass  # what was wrong is said already
 
     def scalars(self, values, step):
         for tag, value in values.items(): self._writer().add_scalar(tag, value, step)

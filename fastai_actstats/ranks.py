@@ -133,7 +133,8 @@ def placed(
 def as_record(rows, record, plan, ranks):
     info = {k: {n: tuple(o) if isinstance(o, list) else o for n, o in v.items()} for k, v in plan['info'].items()}
     columns = np.array([tuple(c) for c in plan['columns']], COLUMN)
-    return Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks))
+    run = {k: v for k, v in record.made.items() if k == 'run'}
+    return Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks), made=run)
 
 def merge_records(
     records:Mapping # Rank → its `Record`, such as files that the ranks saved

@@ -19,6 +19,7 @@ import torch
 from . import files
 from .bins import Bins
 from .kernels.eager import empty, merge
+from .markup import table, tag, together
 from .summary import Summary
 
 # %% auto #0
@@ -39,7 +40,7 @@ class Record:
         info:dict|None=None, # Layer name → dict with `type` and `shape` as far as known
         ranks:tuple=(), # Where several processes trained: those whose values these are
         notes=None, # The user's own, of anything that JSON holds
-        made:dict|None=None # `date` and `versions`, of a record that was saved
+        made:dict|None=None # `run`, which tells records of one run from those of others; of a saved one, `date` and `versions` too
     ):
         if rows.shape[:2] != (len(columns), len(layers)):
             raise ValueError(f"rows of shape {tuple(rows.shape)} do not fit {len(columns)} columns and {len(layers)} layers")
@@ -165,8 +166,11 @@ class Record:
         pick = torch.where(pick < torch.from_numpy(ends)[:, None], pick, len(self))
         padded = torch.cat([self.summary.rows, empty(1, len(self.layers), bins=self.bins)])
         rows = torch.cat([merge(padded[block], 1) for block in pick.split(max(1, 1024//longest))])
-        columns, last = self.columns[starts].copy(), self.columns[ends - 1]
-        for name in ('last', 'last_epoch', 'last_fit'): columns[name] = last[name]
+        columns = self.columns[starts].copy()
+        for name in ('first', 'epoch', 'fit'):  # accumulated: training and validation overlap, and stay in order when they are joined
+            columns[name] = np.minimum.accumulate(np.minimum.reduceat(self.columns[name], starts)[::-1])[::-1]
+        for name in ('last', 'last_epoch', 'last_fit'):
+            columns[name] = np.maximum.accumulate(np.maximum.reduceat(self.columns[name], starts))
         columns['steps'] = np.add.reduceat(self.columns['steps'], starts)
         columns['valid'] = np.logical_and.reduceat(self.columns['valid'], starts)
         return self.like(rows, columns)
@@ -196,7 +200,7 @@ class Record:
     ) -> Path: # Where it is
         "Write everything to one compressed file, without pickle"
         return files.write(file, self.summary.rows, self.columns, self.layers, self.bins, self.what, self.info, self.ranks,
-                           self.notes if notes is None else notes, self.made or files.made())
+                           self.notes if notes is None else notes, files.made() | self.made)
 
     @classmethod
     def load(cls,
@@ -247,5 +251,5 @@ class Record:
         return table
 
     def _repr_html_(self):
-        style = self.overview().style.hide(axis='index').format(precision=3)
-        return f"<pre>{self!r}</pre>" + ("<p>In the last epoch:</p>" + style.to_html() if len(self) else '')
+        last = [tag('p', 'In the last epoch:'), table(self.overview())] if len(self) else []
+        return together(tag('pre', repr(self)), *last)

@@ -9,6 +9,7 @@ no trace."""
 # %% ../nbs/06_recorder.ipynb #imports
 from __future__ import annotations
 
+import secrets
 import threading
 
 import numpy as np
@@ -46,6 +47,7 @@ class Recorder:
     def reset(self):
         "Forget everything recorded"
         self.names, self.info, self.left_out, self.optional, self.taken = [], {}, set(), set(), frozenset()
+        self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
         self.step, self.epoch, self.fit, self.batch, self.muted, self._mark, self._cache = 0, -1, -1, 0, 0, None, None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
         self.rows = self._blank = None
@@ -146,7 +148,8 @@ class Recorder:
         order = np.lexsort((columns['valid'], columns['last']))
         silent = self.left_out | self.optional
         kept = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, 0].any()]
-        return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, info=dict(self.info))
+        return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, info=dict(self.info),
+                      made=dict(run=self.run))
 
     @property
     def nbytes(self) -> int: return sum(r.nbytes for r in self.rings.values()) + (0 if self.rows is None else 2*self.rows.nbytes)

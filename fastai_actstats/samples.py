@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 import numpy as np
 import torch
+
+from .disk import atomic, need, open_arrays, read_array, write_arrays
 
 # %% auto #0
 __all__ = ['KIND', 'Reservoir', 'Sample']
@@ -131,26 +132,32 @@ class Sample:
         arrays = {f'act{i}': a for i, a in enumerate(self.acts.values())} | dict(index=self.index, epoch=self.epoch)
         arrays |= {k: v for k, v in (('target', self.target), ('prediction', self.prediction)) if v is not None}
         meta = dict(zip(('kind', 'version'), KIND), layers=self.layers, info=self.info)
-        path = Path(path)
-        part = path.with_name(path.name + '.part')
-        try:
-            with open(part, 'wb') as f: np.savez_compressed(f, meta=np.array(json.dumps(meta)), **arrays)
-            os.replace(part, path)
-        finally: part.unlink(missing_ok=True)
+        with atomic(path) as f: write_arrays(f, dict(meta=np.array(json.dumps(meta)), **arrays))
 
     @classmethod
-    def load(cls, path) -> Sample: # `ValueError` if it is no saved sample
+    def load(cls,
+        path, # Written by `save`
+        limit:int|None=None # Bytes that it may unpack to; None: 100 times its size, and 256 MiB at least
+    ) -> Sample: # `ValueError` if it is no saved sample
         "Read what `save` wrote"
-        try:
-            with open(path, 'rb') as file, np.load(file, allow_pickle=False) as f: held = {k: f[k] for k in f.files}
-            meta = json.loads(str(held['meta']))
-            if (meta['kind'], meta['version']) != KIND: raise ValueError(f"it holds {meta['kind']} {meta['version']}")
-            acts = {name: held[f'act{i}'] for i, name in enumerate(meta['layers'])}
-            rows = {len(held[k]) for k in held if k != 'meta'}
-            if len(rows) != 1 or any(a.ndim != 2 for a in acts.values()): raise ValueError("its arrays do not fit together")
-        except FileNotFoundError: raise
-        except Exception as e: raise ValueError(f"{path} is not a saved Sample: {e}") from e
-        return cls(acts, held['index'], held['epoch'], held.get('target'), held.get('prediction'), meta['info'])
+        with open(path, 'rb') as f:
+            try: return cls(*cls._read(open_arrays(f, max(100*os.fstat(f.fileno()).st_size, 2**28) if limit is None else limit)))
+            except Exception as e: raise ValueError(f"{path} is not a saved Sample: {e or type(e).__name__}") from e
+
+    @staticmethod
+    def _read(archive):
+        "The arguments of a `Sample`, checked"
+        meta = json.loads(str(read_array(archive, 'meta')))
+        need((meta['kind'], meta['version']) == KIND, f"it holds {meta['kind']} {meta['version']}")
+        layers, held = meta['layers'], {n.removesuffix('.npy') for n in archive.namelist()} - {'meta'}
+        need(isinstance(layers, list) and all(isinstance(n, str) for n in layers) and len(set(layers)) == len(layers), "its layers have no names")
+        due = {'index', 'epoch', *(f'act{i}' for i in range(len(layers)))}
+        need(due <= held <= due | {'target', 'prediction'} and isinstance(meta['info'], dict), "it holds other arrays than a sample does")
+        held = {k: read_array(archive, k) for k in sorted(held)}
+        acts = {name: held[f'act{i}'] for i, name in enumerate(layers)}
+        fit = len({a.shape[:1] for a in held.values()}) == 1 and all(a.ndim == 2 and a.dtype.kind in 'fiu' for a in acts.values())
+        need(fit and all(held[k].ndim == 1 and held[k].dtype.kind in 'iu' for k in ('index', 'epoch')), "its arrays do not fit together")
+        return acts, held['index'], held['epoch'], held.get('target'), held.get('prediction'), meta['info']
 
     def __repr__(self):
         when = f", epochs {', '.join(map(str, self.epochs))}" if self.epochs != [-1] else ''

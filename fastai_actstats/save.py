@@ -13,20 +13,44 @@ from pathlib import Path
 
 from fastai.basics import Callback
 
+from . import files
 from .distributed import is_rank0, merge_all, world
 from .record import Record
 
 # %% auto #0
 __all__ = ['SaveRecord']
 
+# %% ../nbs/09_save.ipynb #holds
+def _signature(file):
+    "Changes when somebody else writes the file"
+    now = file.stat()
+    return now.st_ino, now.st_mtime_ns, now.st_size
+
+def _holds(rec, run, file):
+    "Does the record hold all that the file does? It is of the same run, and no step of it was dropped"
+    try: meta, columns = files.peek(file)
+    except (OSError, ValueError): return False  # no record
+    if meta['made'].get('run') != run or not set(meta['layers']) <= set(rec.layers): return False
+    for valid in (False, True):
+        old, new = (c[c['valid'] == valid] for c in (columns, rec.columns))
+        if len(old) and not (len(new) and new['first'][0] <= old['first'][0] and old['last'][-1] <= new['last'][-1]): return False
+    return True
+
 # %% ../nbs/09_save.ipynb #save-record
 class SaveRecord(Callback):
     """Writes each epoch what the learner's callbacks have recorded; a file is replaced whole or not at all.
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one, without
-    it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`. A file that can't be written is warned
-    of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
-    recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
+    it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`.
+
+    A file that holds what the record does not hold is never replaced: one of another run (training that was begun again, or resumed
+    in a new process; a cell of a notebook that makes a new learner), or what is no record at all. All records of the fit are then
+    written beside it (`run.1.npz`, `run.1.grad_stats.npz`), which is said once. Its own file, of this or another `SaveRecord` on the
+    same learner, is replaced as long as the learner's callbacks go on with the same record; `reset()` begins another.
+
+    A file that can't be written is warned of, once a fit, and training goes on. Of processes that train together all must have it,
+    and rank 0 writes; what other ranks recorded without it, because one was late or gone, the first of them writes:
+    `run.rank1.npz` (see `ranks.merge_records`)."""
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,
@@ -35,6 +59,7 @@ class SaveRecord(Callback):
     ):
         super().__init__()
         self.fname, self.notes, self._last, self._failed = Path(fname), notes, {}, False
+        self.number, self._written = 0, {}  # of the files' names; file → run and what the file was like when it was written
 
     def before_fit(self):
         self.run, self._failed = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds'), False
@@ -55,20 +80,41 @@ class SaveRecord(Callback):
     def file(self, name:str) -> Path:
         "Where the record of the callback `name` is written"
         file = self.learn.path/self.fname
-        others = [] if name == next(iter(self.records()), name) else [name]
+        others = [] if not self.number else [str(self.number)]
+        others += [] if name == next(iter(self.records()), name) else [name]
         others += [] if is_rank0() else [f'rank{world()[0]}']
         return file.with_name('.'.join([file.stem, *others]) + file.suffix)
 
     def write(self):
         "Write what is new"
-        for name, rec in self.records().items():
-            missing = getattr(getattr(getattr(self.learn, name), 'ranks', None), 'missing', False)
-            alone = missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
-            if not (is_rank0() or alone) or rec is self._last.get(name) or not len(rec): continue
-            try: rec.save(self.file(name), self.notes)
+        new = {name: rec for name, rec in self.records().items() if self._mine(name, rec)}
+        taken = []
+        while others := [self.file(name) for name, rec in new.items() if not self._replaceable(self.file(name), rec)]:
+            taken, self.number = taken + others, self.number + 1
+        if taken:
+            beside = self.file(next(iter(new)))
+            warnings.warn(f"{taken[0]} holds what this run does not: it stays, and this run is written to {beside}", stacklevel=2)
+        for name, rec in new.items():
+            try:
+                rec.save(self.file(name), self.notes)
+                self._written[self.file(name)] = rec.made.get('run'), _signature(self.file(name))
             except Exception as e:
                 if not self._failed: warnings.warn(f"{self.file(name)} was not written: {e}", stacklevel=2)
                 self._failed = True
             else: self._last[name] = rec
+
+    def _mine(self, name, rec):
+        "Is it new, and for this process to write?"
+        missing = getattr(getattr(getattr(self.learn, name), 'ranks', None), 'missing', False)
+        alone = missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
+        return (is_rank0() or alone) and rec is not self._last.get(name) and len(rec)
+
+    def _replaceable(self, file, rec):
+        "Is nothing lost if `rec` takes the place of this file?"
+        try: found = _signature(file)
+        except OSError: return True  # there is none, or writing will say what is wrong
+        if not file.is_file() or not found[2]: return True  # a folder, which writing will refuse; an empty file
+        run = rec.made.get('run')
+        return self._written.get(file) == (run, found) or (run is not None and _holds(rec, run, file))
 
     def __getstate__(self): return dict(self.__dict__, _last={})  # an exported learner does not take a second record along

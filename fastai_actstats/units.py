@@ -17,6 +17,7 @@ from matplotlib import pyplot as plt
 from torch import nn
 
 from .layers import children, named_layers, whole_layers
+from .markup import table, tag, together
 from .plot import mark_epochs, step_edges
 
 # %% auto #0
@@ -155,7 +156,7 @@ class UnitRecord:
 
     def _repr_html_(self):
         head = repr(self).partition('\n')[0]
-        return f"<pre>{head}</pre>" + (self.table().style.hide(axis='index').format(precision=3).to_html() if len(self) else '')
+        return together(tag('pre', head), *([table(self.table())] if len(self) else []))
 
     def plot(self, **kwargs): return plot_units(self, **kwargs)  # see `plot_units`
 

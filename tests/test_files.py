@@ -16,7 +16,7 @@ from torch import nn
 
 from fastai_actstats import files
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
-from fastai_actstats.ring import Ring
+from fastai_actstats.ring import COLUMN, Ring
 from fastai_actstats.summary import Summary
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
@@ -185,12 +185,119 @@ def forge(data, change):
     (lambda m, a: m['info'].update({'0': 3}), 'description of the layers is none'),
     (lambda m, a: m['ranks'].append('0'), 'ranks are no numbers'),
     (lambda m, a: a.update(count=a['count'].astype('i4')), "array 'count' is headed .*i4"),
+    (lambda m, a: m['bins'].update(per_octave=3), 'bins are not bins'),
+    (lambda m, a: m['bins'].update(n=13, per_octave=4), 'bins are not bins'),
+    (lambda m, a: m['bins'].update(eps='0.1'), 'bins are not bins'),
+    (lambda m, a: m['info']['0'].update(type=5), 'description of the layers is none'),
+    (lambda m, a: m['info']['0'].update(shape=[3, 'x']), 'description of the layers is none'),
+    (lambda m, a: m['info']['0'].update(order='first'), 'description of the layers is none'),
+    (lambda m, a: m['ranks'].append(-1), 'ranks are no numbers'),
+    (lambda m, a: m['layers'].__setitem__(0, '\ud800'), 'damaged, or no record'),
+    (lambda m, a: a['columns'].__setitem__(slice(None), a['columns'][::-1].copy()), 'not in the order of time'),
+    (lambda m, a: a['columns']['first'].__setitem__(3, 0), 'not in the order of time'),
+    (lambda m, a: a['columns']['epoch'].__setitem__(0, 2), 'end before they begin|not in the order of time'),
+    (lambda m, a: [a['columns'][k].__setitem__(0, 2) for k in ('fit', 'last_fit')], 'not in the order of time'),
+    (lambda m, a: a['columns']['first'].__setitem__(0, -1), 'columns make no sense'),
+    (lambda m, a: a['columns']['last_epoch'].__setitem__(11, 2**62), 'columns make no sense'),
+    (lambda m, a: a['columns']['steps'].__setitem__(0, 0), 'columns make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 0), 99.), 'means and deviations make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 1), -1.), 'means and deviations make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 1), 1e9), 'means and deviations make no sense'),
+    (lambda m, a: [a[k].__setitem__((0, 0), 0) for k in ('count', 'counts', 'near_zero')], 'statistics of no values'),
     (lambda m, a: a.update(count=np.asfortranarray(a['count'])), "array 'count'"),
 ])
 def test_what_makes_no_sense_is_refused_even_when_signed(tmp_path, change, why):
     path = tmp_path/'run.npz'
     path.write_bytes(forge(make().save(path).read_bytes(), change))
     refused(path, why)
+
+NUMBERS = 0, -1, 1, 2, 3, 7, 2**31, 2**53, 2**62, 2**63 - 1, -2**63
+WORDS = None, 'x', 'ReLU', [], [3, 4], [1, 'a'], {}, -1, 2**70, 1.5, True, '$x$', '<b>', ''
+
+def senseless(rng, meta, arrays):
+    "Another word in the description, other columns, other values"
+    kind, c = rng.integers(5), arrays['columns']
+    if kind == 0:
+        what = rng.choice(['layers', 'what', 'info', 'ranks', 'notes', 'made', 'bins'])
+        word = WORDS[rng.integers(len(WORDS))]
+        if what == 'layers': meta[what][rng.integers(3)] = word
+        elif what == 'info': meta[what]['0'][rng.choice(['type', 'shape', 'then', 'order', 'new'])] = word
+        elif what == 'bins': meta[what][rng.choice(sorted(meta[what]))] = [0, 1, 2, 4, -1.5, 1e-300, 1e300, 12, 256, word][rng.integers(10)]
+        else: meta[what] = word
+    elif kind == 1:
+        name = rng.choice(list(COLUMN.names))
+        if name == 'valid': c[name][rng.random(len(c)) < rng.random()] = True
+        elif rng.random() < .4: c[name] = rng.permutation(c[name])
+        else: c[name][rng.integers(len(c)):] = rng.choice(NUMBERS)
+    elif kind == 2:
+        i, value = rng.integers(4), rng.choice([0, np.nan, np.inf, -np.inf, 1e90, -1e90, 1e-320, -5.])
+        arrays['moments'][rng.integers(12), rng.integers(3), slice(i, i + rng.integers(1, 4))] = value
+    elif kind == 3:  # a layer that did not run, or gave one value many times
+        i = rng.integers(12), rng.integers(3)
+        n = int(rng.choice([0, 0, 40, 2**52]))
+        for name in ('near_zero', 'nonfinite', 'counts'): arrays[name][i] = 0
+        arrays['count'][i] = arrays['counts'][i][rng.integers(14)] = n
+        if not n: arrays['moments'][i] = 0, 0, np.inf, -np.inf
+    else:
+        meta['columns'] = int(rng.integers(0, 3))
+        for name in arrays: arrays[name] = arrays[name][:meta['columns']]
+
+def use(rec, tmp_path):
+    "Whatever a record offers"
+    import matplotlib.pyplot as plt
+    from fastai_actstats.all import compare, merge_records
+    for name in dir(Record):
+        if isinstance(getattr(Record, name), property): getattr(rec, name)
+    assert repr(rec) and rec._repr_html_() and len(rec.to_df()) == len(rec)*len(rec.layers) and len(rec.overview()) == len(rec.layers)
+    rec.report(), rec.quantile(.5), rec[::2], [rec[n] for n in rec.layers], rec.to_csv(tmp_path/'a.csv')
+    few = rec.merged(3)
+    for part in (rec, few):
+        assert Record.load(part.save(tmp_path/'again.npz')) == part
+    if not len(rec): return
+    rec.epoch(-1), rec.fit(-1), rec.between(int(rec.steps.min()), int(rec.steps.max())), rec.modal_bin(0, int(rec.steps[0, 0]))
+    merge_records({0: rec, 1: rec})
+    both = compare(a=rec, b=few if rec.columns['valid'].all() == few.columns['valid'].all() else rec)
+    both.table(), both.distances()
+    for draw in (rec.color_dim, rec.plot_stats, rec.heatmap, lambda: rec.ridge(rec.layers[0]), rec.first_last, both.color_dim, both.plot_stats):
+        drawn = np.ravel(draw())[0]
+        drawn.figure.savefig(tmp_path/'a.png', dpi=20)
+        plt.close('all')
+
+@pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::RuntimeWarning')  # pictures of numbers that no run gives
+def test_what_is_loaded_can_be_used(tmp_path):
+    import time
+    path, end, used, seed = tmp_path/'run.npz', time.perf_counter() + float(os.environ.get('ACTSTATS_FUZZ_SECONDS', 8)), 0, 0
+    data = make(notes={'a': 1}).save(path).read_bytes()
+    while time.perf_counter() < end or not used:
+        rng, seed = np.random.default_rng(seed), seed + 1
+        path.write_bytes(forge(data, lambda m, a: senseless(rng, m, a)))
+        try: rec = Record.load(path)
+        except ValueError as e: assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e)
+        else:
+            try: use(rec, tmp_path)
+            except Exception as e: raise AssertionError(f"seed {seed - 1} loads and does not work") from e
+            used += 1
+
+def test_layers_that_did_not_run_are_compared(tmp_path):
+    from fastai_actstats.all import compare
+    rec = make()
+    rec.summary.rows[2:5, 1] = Summary.empty(bins=rec.bins).rows
+    compare(a=rec, b=make()).plot_stats()
+
+def test_joined_phases_stay_in_order(tmp_path):
+    ring = {False: Ring(64, 1, Bins(4, -1, 1)), True: Ring(4, 1, Bins(4, -1, 1))}
+    one = Summary.of(torch.zeros(3), ring[True].bins).rows[None]
+    for step in range(40):
+        ring[False].push(one, step, step//10)
+        if step % 3 == 2: ring[True].push(one, step, step//10, valid=True)
+    rows, columns = (np.concatenate(o) for o in zip(*(r.read() for r in ring.values())))
+    order = np.lexsort((columns['valid'], columns['last']))
+    rec = Record(torch.from_numpy(rows[order]), columns[order], ['a'], ring[True].bins)
+    for most in (1, 3, 7, 20, 30):
+        few = rec.merged(most)
+        assert Record.load(few.save(tmp_path/'few.npz')) == few
+        assert few.count.sum() == rec.count.sum() and few.columns['steps'].sum() == rec.columns['steps'].sum()
+        assert (few.columns['first'][0], few.columns['last'][-1]) == (0, 39)
 
 def test_forging_nothing_gives_the_same_record(tmp_path):  # so that the refusals above are for the reasons given
     path = tmp_path/'run.npz'

@@ -73,8 +73,11 @@ def test_a_picture_that_fails_does_not_end_the_fit(learner, monkeypatch, tmp_pat
     def fail(*args): raise OSError('disk full')
     monkeypatch.setattr(live, 'png', fail)
     learn = learner([ActStats(), LiveStats(tmp_path/'a.png', every=0, budget=1.)])
-    with pytest.warns(UserWarning, match='draws no more: disk full'): learn.fit(1, 1e-3)
-    assert len(learn.act_stats.record) == len(learn.dls.train)
+    with pytest.warns(UserWarning, match='draws no more: disk full') as found: learn.fit(1, 1e-3)
+    assert len(found) == 1 and len(learn.act_stats.record) == len(learn.dls.train)
+    monkeypatch.undo()
+    learn.fit(1, 1e-3)
+    assert (tmp_path/'a.png').is_file()  # the next fit tries again
 
 def test_what_is_shown_must_be_there(learner):
     with pytest.raises(ValueError, match="source='act_stats' is none of the learner's callbacks: train_eval"): learner(LiveStats()).fit(1)

@@ -131,3 +131,77 @@ def test_everything_together_changes_no_bit_of_training(learner, tmp_path):
     full = weights([ActStats(), GradStats(), WeightStats(), DeadUnits(), StopOnTrouble(every=5), TensorBoardStats(tmp_path),
                     LiveStats(tmp_path/'a.png', every=.5, budget=.2)])
     assert all(torch.equal(a, b) for a, b in zip(plain[0], full[0])) and plain[1] == full[1] and torch.equal(plain[2], full[2])
+
+FULL = """import os, resource, signal, sys, warnings
+sys.path[:0] = [sys.argv[2]]
+import torch
+from fastai.basics import Callback, DataLoaders, Learner, MSELossFlat
+from torch import nn
+from fastai_actstats.all import ActStats, LiveStats, SaveRecord, TensorBoardStats
+data = torch.utils.data.TensorDataset(torch.randn(32, 4), torch.randn(32, 1))
+class Full(Callback):
+    "Nothing more can be written, as on a disk that is full"
+    def before_epoch(self):
+        if self.epoch == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=0, device=torch.device('cpu'))
+learn = Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=sys.argv[1], cbs=[
+    ActStats(), Full(), TensorBoardStats(sys.argv[1] + '/events'), SaveRecord(), LiveStats(sys.argv[1] + '/a.png', every=1, budget=1.)])
+learn.logger = lambda *args: None
+learn.live_stats.cost = 0.
+with warnings.catch_warnings(record=True) as found:
+    warnings.simplefilter('always')
+    learn.fit(7)
+    print(len(learn.act_stats.record), learn.epoch, sorted(str(w.message).split()[0].rpartition('/')[2] for w in found), flush=True)
+"""
+
+def test_training_goes_on_when_the_disk_is_full(tmp_path):
+    import os, subprocess, sys
+    done = subprocess.run([sys.executable, '-c', FULL, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == "28 6 ['LiveStats', 'TensorBoardStats', 'run.npz']"
+    assert len(read_events(tmp_path/'events').Scalars('activations/0/mean')) >= 12
+    from fastai_actstats.all import Record
+    assert len(Record.load(tmp_path/'run.npz')) == 12 and not list(tmp_path.glob('.*'))
+
+def test_a_directory_that_cannot_be_written_to_is_said_before_training(learner, tmp_path):
+    (tmp_path/'file').write_text('x')
+    for wrong in (tmp_path/'file', tmp_path/'file'/'below', '/proc/none'):
+        learn = learner([ActStats(), TensorBoardStats(wrong)])
+        with pytest.raises(ValueError, match=f"log_dir=.*{wrong}.* can't be written to"): learn.fit(1)
+        assert not len(learn.act_stats.record)
+    assert (tmp_path/'file').read_text() == 'x'
+
+def test_what_goes_wrong_is_said_once_a_fit(learner, tmp_path):
+    class Fails(TensorBoardStats):
+        done, works = 0, True
+        def scalars(self, values, step):
+            if not self.works: raise ConnectionError('gone')
+            self.done += 1
+    learn = learner([ActStats(), Fails(tmp_path)])
+    learn.fit(1, 1e-3)
+    cb = learn.fails
+    cb.works = False
+    with pytest.warns(UserWarning, match='Fails could not log: gone') as found: learn.fit(2, 1e-3)
+    assert len(found) == 1 and len(learn.act_stats.record) == 42 and cb.done == 14
+    cb.works = True
+    learn.fit(1, 1e-3)
+    assert cb.done == 28 and cb.writer is None
+
+def test_a_writer_that_a_broken_fit_left_open_is_closed(learner, tmp_path):
+    from fastai.basics import Callback
+    class Stop(Callback):
+        def before_batch(self): raise KeyboardInterrupt
+    learn = learner([ActStats(), TensorBoardStats(tmp_path)])
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop())
+    left, closed = learn.tensor_board_stats.writer, []
+    left.close = lambda close=left.close: closed.append(close())
+    learn.fit(1, 1e-3)
+    assert closed == [None] and learn.tensor_board_stats.writer is None
+
+def test_wandb_that_fails_does_not_end_the_fit(learner, wandb_run, monkeypatch):
+    import wandb
+    def fail(*args, **kwargs): raise wandb.Error('the run is gone')
+    learn = learner([ActStats(), WandbStats()])
+    monkeypatch.setattr(wandb, 'log', fail)
+    with pytest.warns(UserWarning, match='WandbStats could not log: the run is gone') as found: learn.fit(2, 1e-3)
+    assert len(found) == 1 and len(learn.act_stats.record) == 28
