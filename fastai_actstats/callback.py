@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 
 import torch
-from fastai.basics import Callback, L
+from fastai.basics import L
 
 from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
@@ -22,13 +22,14 @@ from .layers import choose, follows, named_layers
 from .record import Record
 from .summary import check_kernel
 from .recorder import Recorder
+from .visitor import Visitor
 from .watch import Tap, Watch, aside, call_names, compiled
 
 # %% auto #0
 __all__ = ['StatsCallback', 'LayerStats', 'ActStats']
 
 # %% ../nbs/08_callback.ipynb #stats-callback
-class StatsCallback(Callback):
+class StatsCallback(Visitor):
     "Watches layers during training and holds a `Record`; what is watched is the subclass's business"
     order = -20  # as fastai's: a batch is committed before callbacks like `TerminateOnNaN` can end the fit
     what = 'activations'

@@ -9,11 +9,11 @@ step waits for the device. They stand beside fastai's `TensorBoardCallback` and 
 from __future__ import annotations
 
 import numpy as np
-from fastai.basics import Callback
 
 from .distributed import is_rank0, merge_all
 from .health import records
 from .record import Record
+from .visitor import Visitor
 from .watch import aside
 
 # %% auto #0
@@ -31,7 +31,7 @@ def binned(
     return counts, edges
 
 # %% ../nbs/23_loggers.ipynb #stats-logger
-class StatsLogger(Callback):
+class StatsLogger(Visitor):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
     Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
