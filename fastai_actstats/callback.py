@@ -178,7 +178,8 @@ class ActStats(LayerStats):
     """Statistics and histograms of the outputs of chosen layers, batch by batch, in fixed memory.
 
     Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. `near_zero` is the fraction of finite values with
-    `abs(x) <= eps` (fastai's `ActivationStats` counts `x <= 0.05`, every negative value too)."""
+    `abs(x) <= eps` (fastai's `ActivationStats` counts `x <= 0.05`, every negative value too). In a model compiled by inductor with
+    `nn.Dropout2d` and the like, random numbers fall otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
     def __init__(self,
         layers=None, # None (leaf modules with parameters), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
         *,

@@ -24,12 +24,11 @@ from .recorder import Recorder
 from .summary import fold, kernel_for
 
 # %% auto #0
-__all__ = ['TAPS', 'OUT_OF_MEMORY', 'transformed', 'CANCEL', 'elsewhere', 'why', 'out_of_memory', 'Tap', 'call_names', 'aside',
-           'compiled', 'scripted', 'draws', 'redrawn', 'Watch']
+__all__ = ['TAPS', 'transformed', 'CANCEL', 'elsewhere', 'why', 'out_of_memory', 'Tap', 'call_names', 'aside', 'compiled',
+           'scripted', 'draws', 'redrawn', 'Watch']
 
 # %% ../nbs/06_watch.ipynb #tap-class
 TAPS, _keys = WeakValueDictionary(), count()  # what the operation in a compiled graph finds its tap by
-OUT_OF_MEMORY = MemoryError, torch.OutOfMemoryError
 
 transformed = torch._C._are_functorch_transforms_active  # () -> is this within `torch.func.grad`, `vmap`, `jvp`, ...?
 
@@ -44,7 +43,7 @@ def why(cause:Exception|str) -> str:
 
 def out_of_memory(cause) -> bool:
     "Did an allocation fail? torch's own on the CPU says so in words only"
-    return isinstance(cause, OUT_OF_MEMORY) or isinstance(cause, RuntimeError) and "can't allocate memory" in why(cause)
+    return isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or isinstance(cause, RuntimeError) and "can't allocate" in why(cause)
 
 class Tap:
     "Forward hook of one layer: folds its output into the layer's row"
@@ -162,9 +161,8 @@ def redrawn(model:nn.Module, breaks:bool) -> list[str]:
 class Watch:
     "Stands in for a learner's `all_batches` during a fit, with the hooks of all members on the model while it runs"
     def __init__(self, learn):
-        self.learn, self.inner, self.members = learn, learn.all_batches, []
+        self.learn, self.inner, self.members, self.told = learn, learn.all_batches, [], set()  # told: members whose failure was warned of
         self.running = self.begun = False  # amid the batches of an epoch; has there been one?
-        self.told = set()  # members whose failure was warned of
 
     @classmethod
     def join(cls, learn, member):
@@ -210,8 +208,7 @@ class Watch:
             yield
         finally:
             for module, some in taps.items(): module._forward_hooks.pop(getattr(some[0], 'hooked', [None])[0], None)
-            for m in members:
-                if m in self.members: self.rest(m)
+            for m in [m for m in members if m in self.members]: self.rest(m)
 
     def rest(self, member):
         "The batches are over for this member"
@@ -227,9 +224,8 @@ class Watch:
 
     def _unheard(self, taps):
         "Modules whose hooks would not be called"
-        inner = scripted(self.learn.model)
-        res = [m for m in taps if m in inner]
-        names = dict.fromkeys(t.name for m in res for t in taps[m] if t.mute())
+        res = scripted(self.learn.model) & taps.keys()
+        names = dict.fromkeys(t.name for m in taps if m in res for t in taps[m] if t.mute())
         if names: warnings.warn(f"left out of the record, for TorchScript calls no hooks within a script: layers {', '.join(names)}", stacklevel=5)
         return res
 
