@@ -75,7 +75,8 @@ class Recorder:
 
     def meet(self, name:str, kind:str|None, x:torch.Tensor):
         "Remember what a layer is and gives, and when in a forward pass it came"
-        known = self.info.setdefault(name, {})
+        known = self.info.get(name)
+        if known is None: known = self.info[name] = {}
         if 'shape' not in known:
             known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()))
             if kind: known['type'] = kind

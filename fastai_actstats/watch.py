@@ -65,7 +65,8 @@ class Tap:
 
     def __call__(self, module, args, output):
         if torch.compiler.is_compiling(): return self.trace(output)
-        if not self.recorder.on or self.failed or elsewhere(): return
+        r = self.recorder
+        if not r.on or self.name in r.left_out or elsewhere(): return
         try:
             with torch._C.DisableTorchFunctionSubclass(): self.see(module, output)  # as in `summary.fold`
         except Exception as e: self.leave_out(e)

@@ -269,15 +269,15 @@ def test_whatever_a_layer_returns(record_row):
 
 FULL = """
 import resource
+from torch import nn
 from fastai_actstats.all import *
-gib = 2**30
 def size(): return int(open('/proc/self/statm').read().split()[0])*resource.getpagesize()
 class Big(nn.Module):
     calls = 0
     def forward(self, x):
         self.calls += 1
-        big = torch.zeros(gib//4, 2)[:, 0]  # to be copied before it can be reduced
-        if self.training and self.calls in (3, 4): resource.setrlimit(resource.RLIMIT_AS, (size() + gib//4, resource.RLIM_INFINITY))
+        big = torch.zeros(2**25, 3)[:, :2]  # to be copied before it can be reduced
+        if self.training and self.calls in (3, 4): resource.setrlimit(resource.RLIMIT_AS, (size() + 2**26, resource.RLIM_INFINITY))
         return big
 class Model(nn.Module):
     def __init__(self):
@@ -287,7 +287,6 @@ class Model(nn.Module):
         self.big(x)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,)*2)
         return self.lin(x)
-from torch import nn
 from fastai.basics import DataLoaders
 from torch.utils.data import TensorDataset
 data = TensorDataset(torch.randn(6, 1, 28, 28), torch.arange(6))
@@ -297,7 +296,7 @@ with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as
     learn.fit(1, 1e-3)
 rec = learn.act_stats.record
 print([str(w.message).split(': ')[0] for w in told if 'left out' in str(w.message)])
-print((rec['big'].count[:, 0]/(gib//4)).tolist(), rec['lin.1'].count[:, 0].tolist(), hooks_on(learn.model))
+print((rec['big'].count[:, 0]/2**26).tolist(), rec['lin.1'].count[:, 0].tolist(), hooks_on(learn.model))
 """
 
 def test_memory_that_runs_out_costs_one_batch_of_one_layer(record_row):
