@@ -28,6 +28,7 @@ Modules:
 - `fastai_actstats.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
 - `fastai_actstats.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.units`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
+- `fastai_actstats.visitor`: A callback that may come, go and change its learner at any time
 - `fastai_actstats.watch`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.weights`: Weights, their gradients, and the updates that the optimiser really made"""
 

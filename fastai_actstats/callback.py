@@ -13,7 +13,7 @@ from functools import partial
 from itertools import chain
 
 import torch
-from fastai.basics import Callback, L
+from fastai.basics import L
 
 from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
@@ -22,13 +22,14 @@ from .kernels.dispatch import check_kernel
 from .layers import NothingToWatch, choose, follows, named_layers, type_name
 from .record import Record
 from .recorder import Recorder
+from .visitor import Visitor
 from .watch import Tap, Watch, aside, call_names, compiled
 
 # %% auto #0
 __all__ = ['StatsCallback', 'LayerStats', 'ActStats']
 
 # %% ../nbs/08_callback.ipynb #stats-callback
-class StatsCallback(Callback):
+class StatsCallback(Visitor):
     "Watches layers during training and holds a `Record`; what is watched is the subclass's business"
     order = -20  # as fastai's: a batch is committed before callbacks like `TerminateOnNaN` can end the fit
     what = 'activations'
@@ -202,7 +203,8 @@ class ActStats(LayerStats):
 
     Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. `near_zero` is the fraction of finite values with
     `abs(x) <= eps` (fastai's `ActivationStats` counts `x <= 0.05`, every negative value too). Where a module is hooked, torch takes
-    `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid' validation takes the way that training takes."""
+    `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid' validation takes the way that training takes. In a model compiled by inductor with
+    `nn.Dropout2d` and the like, random numbers fall otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
     def __init__(self,
         layers=None, # None (modules with parameters of their own), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
         *,

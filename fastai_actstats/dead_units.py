@@ -65,9 +65,9 @@ class UnitRecorder(Recorder):
     def size(self) -> int: return max((p.stop for p in self.places.values()), default=0)
 
     def row(self, name): return self.rows[self.places[name]] if name in self.places else self.rows[:0]
-    def leave_out(self, name):
-        self.left_out.add(name)
-        self.row(name).zero_()
+    def _take_back(self):
+        super()._take_back()
+        self.ran -= {n for n in self.ran if n in self.spoilt or n.rpartition(':')[0] in self.spoilt}
 
     def add(self,
         name:str, # Layer

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from .bins import Bins
 from .callback import LayerStats
 from .recorder import Recorder
-from .watch import Tap
+from .watch import Tap, transformed
 
 # %% auto #0
 __all__ = ['GradTap', 'GradStats']
@@ -38,7 +38,7 @@ class GradTap(Tap):
 
     @torch.compiler.disable  # a hook on a tensor cannot be part of a graph, which breaks at this layer
     def __call__(self, module, args, output):
-        if not self.recorder.on or self.failed: return  # a checkpointed layer has a gradient only when it runs again
+        if not self.recorder.on or self.failed or transformed(): return  # a checkpointed layer has a gradient only when it runs again
         try: self.see(module, output)
         except Exception as e: self.leave_out(e)
 

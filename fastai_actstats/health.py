@@ -15,12 +15,13 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
-from fastai.basics import Callback, CancelFitException
+from fastai.basics import CancelFitException
 
 from . import troubles  # registers the rules of the package
 from .markup import table, tag, together
 from .record import Record
 from .rules import RULES, Finding
+from .visitor import Visitor
 from .watch import aside
 
 # %% auto #0
@@ -146,7 +147,7 @@ def diagnose(
     return examine(records(learn), rules, **thresholds)
 
 # %% ../nbs/21_health.ipynb #stop-class
-class StopOnTrouble(Callback):
+class StopOnTrouble(Visitor):
     """Ends the fit, as fastai's `CancelFitException` does, when a rule finds something; records and weights stay as they are.
 
     Reading the record waits for the device, so it is done every `every` training steps and at the end of each epoch only."""

@@ -11,13 +11,14 @@ import dataclasses
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from inspect import getattr_static
+from itertools import islice
 
 import torch
 from torch import nn
 
 # %% auto #0
-__all__ = ['WRAPPERS', 'HELPERS', 'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch',
-           'whole_layers', 'choose', 'follows', 'first_float']
+__all__ = ['WRAPPERS', 'HELPERS', 'MOST_PARTS', 'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters',
+           'NothingToWatch', 'whole_layers', 'choose', 'follows', 'first_float']
 
 # %% ../nbs/01_layers.ipynb #named-layers
 # Types of torch's → the name under which they hold the user's module; not the types, for some take long to import
@@ -157,15 +158,28 @@ def follows(
     return res
 
 # %% ../nbs/01_layers.ipynb #first-float
+MOST_PARTS = 10_000  # objects that are looked into: more are no layer's output, but what one of them refers to
+
 def first_float(
     output # What a module returned
 ) -> torch.Tensor | None: # The first dense floating-point tensor in it, depth first; `None` if there is none
     "The activation in a module's output"
-    if isinstance(output, torch.Tensor):
-        plain = output.is_floating_point() and output.layout is torch.strided and not output.is_quantized
-        return output if plain else None
-    if isinstance(output, Mapping): parts = output.values()
-    elif isinstance(output, (list, tuple)): parts = output
-    elif dataclasses.is_dataclass(output): parts = (getattr(output, f.name) for f in dataclasses.fields(output))
-    else: parts = getattr(output, '__dict__', {}).values()
-    return next((x for x in map(first_float, parts) if x is not None), None)
+    if isinstance(output, torch.Tensor): return output if _plain(output) else None
+    waiting, known = [output], {}
+    while waiting:
+        x = waiting.pop()
+        if isinstance(x, torch.Tensor):
+            if _plain(x): return x
+        elif id(x) not in known:  # containers may contain themselves
+            known[id(x)] = x  # kept, so that no other object gets its id
+            if len(known) > MOST_PARTS: return None
+            waiting += list(islice(_parts(x), MOST_PARTS))[::-1]
+    return None
+
+def _plain(x): return x.is_floating_point() and x.layout is torch.strided and not x.is_quantized
+
+def _parts(x):
+    if isinstance(x, (list, tuple)): return x
+    if isinstance(x, (dict, Mapping)): return x.values()
+    if dataclasses.is_dataclass(x): return (getattr(x, f.name) for f in dataclasses.fields(x))
+    return getattr(x, '__dict__', {}).values()

@@ -15,7 +15,6 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from fastai.basics import Callback
 from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
@@ -24,6 +23,7 @@ from .distributed import is_rank0, merge_all, world
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats
 from .ranks import listed
 from .record import Record
+from .visitor import Visitor
 from .watch import aside
 
 # %% auto #0
@@ -71,7 +71,7 @@ def png(fig:Figure) -> bytes:
     return buffer.getvalue()
 
 # %% ../nbs/22_live.ipynb #live-class
-class LiveStats(Callback):
+class LiveStats(Visitor):
     """Shows what another callback records while it records it.
 
     Of processes that train together all must have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the

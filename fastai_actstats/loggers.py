@@ -11,11 +11,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-from fastai.basics import Callback
 
 from .distributed import is_rank0, merge_all
 from .health import records
 from .record import Record
+from .visitor import Visitor
 from .watch import aside
 
 # %% auto #0
@@ -33,7 +33,7 @@ def binned(
     return counts, edges
 
 # %% ../nbs/23_loggers.ipynb #stats-logger
-class StatsLogger(Callback):
+class StatsLogger(Visitor):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
     Reading a record waits for the device: that happens once an epoch. Where nothing can be logged to is said before training, by

@@ -48,6 +48,7 @@ class Recorder:
         "Forget everything recorded"
         self.names, self.info, self.left_out, self.optional, self.taken = [], {}, set(), set(), frozenset()
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
+        self.spoilt, self.paused, self.told = set(), set(), set()  # layers: blank at the batch's end; out until then; warned of
         self.step, self.epoch, self.fit, self.batch, self.muted, self._mark, self._cache = 0, -1, -1, 0, 0, None, None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
         self.rows = self._blank = None
@@ -59,7 +60,7 @@ class Recorder:
     def begin(self):
         "A fit begins: its first batch is a step of its own, whatever the last fit left unfinished"
         if self._part: self.step, self._part = self.step + 1, False
-        self.left_out.clear()
+        for names in (self.left_out, self.paused, self.told): names.clear()
         self.muted = 0
 
     def prepare(self,
@@ -76,16 +77,26 @@ class Recorder:
 
     def meet(self, name:str, kind:str|None, x:torch.Tensor):
         "Remember what a layer is and gives, and when in a forward pass it came"
-        known = self.info.setdefault(name, {})
+        known = self.info.get(name)
+        if known is None: known = self.info[name] = {}
         if 'shape' not in known:
             known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()))
             if kind: known.setdefault('type', kind)
 
-    def leave_out(self, name:str):
-        "Record this layer no more until the next fit"
+    def leave_out(self, name:str, batch:bool=False) -> bool: # Is that the first time in this fit?
+        "Record this layer no more until the next fit, or `batch`; called in hooks, it touches no row before the batch is over"
         self.left_out.add(name)
+        self.spoilt.add(name)
+        if batch: self.paused.add(name)
+        new = name not in self.told
+        self.told.add(name)
+        return new
+
+    def _take_back(self):
+        "Blank the rows of layers whose batch is spoilt"
         for n in self.names:
-            if n == name or n in self.optional and n.startswith(f'{name}:'): self.row(n).copy_(self._blank[0])
+            call_of = n.rpartition(':')[0].rstrip(':') if n in self.optional else n
+            if call_of in self.spoilt: self.row(n).copy_(self._blank[0])
 
     def row(self, name:str) -> torch.Tensor: return self.rows[self.names.index(name)]  # float64 [B+9]
 
@@ -93,6 +104,8 @@ class Recorder:
         "A batch begins"
         if self.muted: return
         if self.dirty: self.settle()
+        if self.paused: self.left_out -= self.paused
+        self.paused.clear()
         self.batch += 1
         self.opened, self.training, self.backed, self.stepped, self.cancelled = True, training, False, False, False
         ready = self.rows is not None and (not training) in self.rings  # no rows: reset since the epoch began
@@ -116,6 +129,7 @@ class Recorder:
         if self._mark is None or mark[0] != self._mark[0]: self.fit += 1
         if mark != self._mark: self.epoch += 1
         self._mark = mark
+        if self.spoilt: self._take_back()
         try: self.push(self.step if self.training else max(self.step - 1, 0), part)
         finally: self.rows.copy_(self._blank)  # `dirty` is false already: an interrupt must not commit twice
 
@@ -126,6 +140,7 @@ class Recorder:
     def discard(self):
         "Forget what was folded since the last commit"
         if self.dirty: self.rows.copy_(self._blank)
+        self.spoilt.clear()
         self.dirty = False
 
     def settle(self, mark=None):

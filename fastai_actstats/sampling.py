@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from fastai.basics import Callback, find_bs
+from fastai.basics import find_bs
 
 from .callback import StatsCallback
 from .dead_units import channel_axis, makers
@@ -20,7 +20,8 @@ from .feature_maps import activation
 from .layers import choose, named_layers
 from .look import forward, model_of, still, to_model
 from .samples import Reservoir, Sample
-from .watch import Tap, Watch, aside
+from .visitor import Visitor
+from .watch import Tap, Watch, aside, transformed, why
 
 # %% auto #0
 __all__ = ['POOLS', 'SampleTap', 'ActSample', 'sample_activations']
@@ -37,16 +38,20 @@ class SampleTap:
     @torch.compiler.disable  # what is kept changes with every batch, so a compiled graph breaks at this layer
     def __call__(self, module, args, output):
         reservoir = self.sampler()
-        if reservoir is None or self.failed: return
+        if reservoir is None or self.failed or transformed(): return
         try:
             x = activation(module, output)
             if x is None: raise TypeError("no tensor of floats in its output")
             dim = (channel_axis(tuple(x.shape), self.maker) if self.channel_dim is None else self.channel_dim) % x.dim()
             reservoir.put(self.name, x, partial(self.pooled, dim=dim))
         except Exception as e:
-            self.failed = True
+            self.mute()
             reservoir.values.pop(self.name, None)
-            warnings.warn(f"layer {self.name!r} is left out of the sample: {e or type(e).__name__}", stacklevel=2)
+            warnings.warn(f"layer {self.name!r} is left out of the sample: {why(e)}", stacklevel=2)
+
+    def mute(self) -> bool: # As `Tap.mute`
+        new, self.failed = not self.failed, True
+        return new
 
     def pooled(self, x, dim):
         x = x.float()
@@ -80,7 +85,7 @@ def _check_pool(pool):
     if pool not in POOLS: raise ValueError(f"pool={pool!r} must be one of {POOLS}")
 
 # %% ../nbs/46_sampling.ipynb #act-sample-class
-class ActSample(Callback):
+class ActSample(Visitor):
     """Keeps a uniform sample of the validation set's activations, at the end of each epoch's validation.
 
     `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows for each layer, whatever the set's size."""
@@ -125,7 +130,7 @@ class ActSample(Callback):
         try:
             if self.learn.yb: _put_label(self.reservoir, '[target]', self.learn.yb[0])
             _put_label(self.reservoir, '[prediction]', _decoded(self.learn.loss_func, self.learn.pred))
-        except Exception as e: warnings.warn(f"targets and predictions are left out of the sample: {e}", stacklevel=2)
+        except Exception as e: warnings.warn(f"targets and predictions are left out of the sample: {why(e)}", stacklevel=2)
 
     def after_validate(self):
         r, self._done = self._done, None

@@ -9,7 +9,7 @@ model and takes them off again."""
 from __future__ import annotations
 
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from itertools import count
 from weakref import WeakValueDictionary
@@ -24,10 +24,26 @@ from .layers import first_float
 from .recorder import Recorder
 
 # %% auto #0
-__all__ = ['TAPS', 'CANCEL', 'Tap', 'call_names', 'aside', 'compiled', 'Watch']
+__all__ = ['TAPS', 'transformed', 'CANCEL', 'elsewhere', 'why', 'out_of_memory', 'Tap', 'call_names', 'aside', 'compiled',
+           'scripted', 'draws', 'redrawn', 'Watch']
 
 # %% ../nbs/06_watch.ipynb #tap-class
 TAPS, _keys = WeakValueDictionary(), count()  # what the operation in a compiled graph finds its tap by
+
+transformed = torch._C._are_functorch_transforms_active  # () -> is this within `torch.func.grad`, `vmap`, `jvp`, ...?
+
+def elsewhere() -> bool:
+    "Is this no forward pass of training: a layer run again by checkpointing, or within a transform of `torch.func`?"
+    return torch._C._current_graph_task_id() != -1 or transformed()
+
+def why(cause:Exception|str) -> str:
+    "What an exception says, or its type if it says nothing or cannot"
+    try: return str(cause) or type(cause).__name__
+    except Exception: return type(cause).__name__
+
+def out_of_memory(cause) -> bool:
+    "Did an allocation fail? torch's own on the CPU says so in words only"
+    return isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or isinstance(cause, RuntimeError) and "can't allocate" in why(cause)
 
 class Tap:
     "Forward hook of one layer: folds its output into the layer's row"
@@ -49,12 +65,14 @@ class Tap:
 
     def __call__(self, module, args, output):
         if torch.compiler.is_compiling(): return self.trace(output)
-        if not self.recorder.on or self.failed or torch._C._current_graph_task_id() != -1: return
+        r = self.recorder
+        if not r.on or self.name in r.left_out or elsewhere(): return
         try:
             with torch._C.DisableTorchFunctionSubclass(): self.see(module, output)  # as in `fold`
         except Exception as e: self.leave_out(e)
 
     def trace(self, output):
+        if transformed(): return
         x = self.pick(output)
         if isinstance(x, torch.Tensor) and x.is_floating_point(): _take(x.detach(), self.row, self.key)
 
@@ -80,9 +98,14 @@ class Tap:
         self.recorder.meet(self.name, type(module).__name__, x)
         return x
 
+    def mute(self) -> bool: return self.recorder.leave_out(self.name)  # in this fit; is it the first time?
+
     def leave_out(self, cause):
-        self.recorder.leave_out(self.name)
-        warnings.warn(f"layer {self.name!r} is left out of the record: {cause or type(cause).__name__}", stacklevel=2)
+        "Say why, once a fit; where memory ran out, the layer is watched again from the next batch on"
+        batch = out_of_memory(cause)
+        if self.recorder.leave_out(self.name, batch):
+            where = f"a batch of layer {self.name!r}" if batch else f"layer {self.name!r}"
+            warnings.warn(f"{where} is left out of the record: {why(cause)}", stacklevel=2)
 
     def __reduce__(self): return _no_hook, ()  # a copy of a model does not take its hooks along
 
@@ -101,7 +124,7 @@ def _no_hook(): return _none
 def _take(x, row, key):
     "The tap of this key takes `x`"
     tap = TAPS.get(key)
-    if tap is None or not tap.recorder.on or tap.failed or torch._C._current_graph_task_id() != -1: return
+    if tap is None or not tap.recorder.on or tap.failed or elsewhere(): return
     try:
         tap.recorder.meet(tap.name, None, x)
         tap.take(x, row)  # which in a graph may be a copy of the tap's own
@@ -119,9 +142,31 @@ def compiled(model:nn.Module) -> bool:
     "Has any part of `model` been given to `torch.compile`?"
     return any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
 
+def scripted(model:nn.Module) -> set[nn.Module]:
+    "Modules that run in TorchScript, whose hooks are never called: what lies within a script, but not its outermost module"
+    return {m for s in model.modules() if isinstance(s, torch.jit.ScriptModule) for m in s.modules() if m is not s}
+
+def draws(module:nn.Module) -> bool:
+    "Does it draw random numbers in training?"
+    drops = 'drop' in type(module).__name__.lower()
+    rates = [v for k, v in vars(module).items() if 'drop' in k.lower() or (drops and k == 'p')]
+    return isinstance(module, nn.RReLU) or any(isinstance(v, float) and v > 0 for v in rates)
+
+def redrawn(model:nn.Module, breaks:bool) -> list[str]:
+    """Kinds of modules whose random numbers fall otherwise with taps in inductor's graphs. It moves the drawing of its own (one for a
+    graph, for `nn.Dropout`) and of torch's past each other as memory allows; `breaks`: taps that break graphs"""
+    res = []
+    for m in model.modules():
+        call = m.forward if isinstance(m, torch._dynamo.OptimizedModule) else m._compiled_call_impl
+        config = getattr(call, 'get_compiler_config', lambda: None)()  # None for other backends than inductor
+        if config and not config.get('fallback_random'): res += [type(c).__name__ for c in m.modules() if draws(c)]
+    return sorted(set(res)) if breaks or set(res) != {'Dropout'} else []
+
 class Watch:
     "Stands in for a learner's `all_batches` during a fit, with the hooks of all members on the model while it runs"
-    def __init__(self, learn): self.learn, self.inner, self.members = learn, learn.all_batches, []
+    def __init__(self, learn):
+        self.learn, self.inner, self.members, self.told = learn, learn.all_batches, [], set()  # told: members whose failure was warned of
+        self.running = self.begun = False  # amid the batches of an epoch; has there been one?
 
     @classmethod
     def join(cls, learn, member):
@@ -132,9 +177,10 @@ class Watch:
 
     @classmethod
     def leave(cls, learn, member):
-        "The fit of `member` is over"
+        "The fit of `member` is over, or it is on this learner no more"
         watch = learn.__dict__.get('all_batches')
-        if not isinstance(watch, cls): return
+        if not isinstance(watch, cls) or member not in watch.members: return
+        if watch.running: watch.rest(member)
         watch.members = [m for m in watch.members if m is not member]
         if not watch.members: watch.end()
 
@@ -142,27 +188,56 @@ class Watch:
         if self.learn.__dict__.get('all_batches') is self: del self.learn.all_batches
 
     def __call__(self):
-        members = [m for m in self.members if m.learn is self.learn]  # a callback may have been removed
-        if self.learn.lock.locked() or not members: return self.inner()  # an evaluation amid a fit
+        if self.learn.lock.locked() or self.running: return self.inner()  # an evaluation amid a fit
+        self.running = True
         try:
-            with self.hooked([m for m in members if m.wants(self.learn.training)]): self.inner()
+            with self.hooked([m for m in self.members if m.wants(self.learn.training)]): self.inner()
         except CANCEL: raise  # fastai goes on to `after_fit`
         except BaseException:
             self.end()
             raise
+        finally: self.running = False
 
     @contextmanager
     def hooked(self, members):
         taps = {}
         for m in members:
-            for module, tap in m.taps(): taps.setdefault(module, []).append(tap)
+            with self.spared(m) if self.begun else nullcontext():  # before training, what is wrong with an argument is an error
+                for module, tap in m.taps(): taps.setdefault(module, []).append(tap)
+        self.begun = True
+        for module in self._unheard(taps): del taps[module]
         try:
             new = [_put(module, some) for module, some in taps.items()]  # in the `try`: Ctrl-C may come between two
-            if any(new) and compiled(self.learn.model): torch.compiler.reset()  # a graph of before has no taps in it
+            if any(new) and compiled(self.learn.model): self._compile_anew(taps)
             yield
         finally:
             for module, some in taps.items(): module._forward_hooks.pop(getattr(some[0], 'hooked', [None])[0], None)
-            for m in members: m.rest()
+            for m in [m for m in members if m in self.members]: self.rest(m)
+
+    def rest(self, member):
+        "The batches are over for this member"
+        with self.spared(member): member.rest()
+
+    @contextmanager
+    def spared(self, member):
+        "The fit is spared what goes wrong in a member; a warning says it once"
+        try: yield
+        except Exception as e:
+            if member not in self.told: warnings.warn(f"{member.name} does not record all of this fit: {why(e)}", stacklevel=4)
+            self.told.add(member)
+
+    def _unheard(self, taps):
+        "Modules whose hooks would not be called"
+        res = scripted(self.learn.model) & taps.keys()
+        names = dict.fromkeys(t.name for m in taps if m in res for t in taps[m] if t.mute())
+        if names: warnings.warn(f"left out of the record, for TorchScript calls no hooks within a script: layers {', '.join(names)}", stacklevel=5)
+        return res
+
+    def _compile_anew(self, taps):
+        torch.compiler.reset()  # a graph of before has no taps in it
+        kinds = redrawn(self.learn.model, any(type(t) is not Tap for some in taps.values() for t in some))
+        if kinds: warnings.warn(f"random numbers of {', '.join(kinds)} fall otherwise in graphs of inductor than they do without callbacks that "
+                                "watch layers; torch._inductor.config.fallback_random = True makes them equal", stacklevel=5)
 
     def __reduce__(self): return partial, (type(self.learn).all_batches, self.learn)  # a saved learner is not watched
 
@@ -173,7 +248,7 @@ def _put(module, taps):
     if before == taps: module._forward_hooks[number] = hook
     else:
         hook = first if len(taps) == 1 else partial(_all, taps)
-        first.hooked = module.register_forward_hook(hook).id, taps, hook
+        first.hooked = nn.Module.register_forward_hook(module, hook).id, taps, hook  # a script's own method refuses
     return before != taps
 
 def _all(taps, module, args, output):
