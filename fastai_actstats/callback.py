@@ -17,7 +17,7 @@ from fastai.basics import Callback, L
 
 from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
-from .distributed import Ranks
+from .distributed import Ranks, begin_fit
 from .layers import choose, follows, named_layers
 from .record import Record
 from .summary import check_kernel
@@ -69,6 +69,9 @@ class StatsCallback(Callback):
         self._taps[name] = known
         return module, known[2]
 
+    @property
+    def merges(self) -> bool: return self.ranks.mode != 'local'  # does it meet the other ranks?
+
     def wants(self, training:bool) -> bool: return (not training) in self.recorder.rings  # is this phase recorded?
 
     def before_fit(self):
@@ -80,7 +83,7 @@ class StatsCallback(Callback):
         self._names, self._anew = list(self.chosen()), False
         self.recorder.begin()
         self.fit_id = object()
-        self.ranks.begin(self.name)
+        begin_fit(self.learn, self)
         Watch.join(self.learn, self)
 
     def before_batch(self): self.recorder.open(self.learn.training, self.learn.iter)
@@ -105,15 +108,15 @@ class StatsCallback(Callback):
         if not aside(self.learn): self.merge_epoch(last=True)
 
     def merge_epoch(self, last:bool=False):
-        "`merge_ranks`, once an epoch, whoever asks; after some rank was missing not again before the `last` time of a fit"
-        at, missing = (self.ranks.fit, self.learn.epoch), self.ranks.missing
-        if (at == self._met and not missing) or (missing and not last): return
+        "`merge_ranks`, once an epoch, whoever asks; where some rank was missing once more as the fit ends"
+        at = self.ranks.fit, self.learn.epoch
+        if at == self._met and not (last and self.ranks.missing): return
         self._met = at
         self.merge_ranks('end' if last else f'epoch {self.learn.epoch}')
 
     def merge_ranks(self, at=None):
         "Merge what the processes that train together recorded so far: to be called on all of them, as happens when a fit ends"
-        self.ranks.meet(self.name, self._local, self.recorder.version, at=at)
+        if self.merges: self.ranks.meet(self.name, self._local, self.recorder.version, at=at)
 
     def _mark(self): return id(self.fit_id), self.learn.epoch
     def rest(self):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from fastai.basics import Callback
 
-from .distributed import is_rank0, merge_all
+from .distributed import EACH_EPOCH, is_rank0, merge_all
 from .health import records
 from .record import Record
 from .watch import aside
@@ -36,6 +36,7 @@ class StatsLogger(Callback):
 
     Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
     passes on what all of them recorded."""
+    together = EACH_EPOCH
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`
     stats = 'mean', 'std', 'near_zero'
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastai.basics import Callback
 
-from .distributed import is_rank0, merge_all, world
+from .distributed import EACH_EPOCH, is_rank0, merge_all, world
 from .record import Record
 
 # %% auto #0
@@ -27,6 +27,7 @@ class SaveRecord(Callback):
     it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`. A file that can't be written is warned
     of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
     recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
+    together = EACH_EPOCH
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,

@@ -16,8 +16,9 @@ import torch
 
 from .bins import Bins
 from .callback import StatsCallback
+from .distributed import world
 from .kernels import eager
-from .kernels.eager import block, merge
+from .kernels.eager import block, empty, merge
 from .layers import choose, named_layers
 from .plot import draw_lines, name_lines
 from .record import Record
@@ -25,7 +26,7 @@ from .recorder import Recorder
 from .summary import check_kernel, fold, kernel_for
 
 # %% auto #0
-__all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'WeightStats', 'plot_update_ratio']
+__all__ = ['SMALL', 'KINDS', 'update_ratio', 'fold_all', 'local', 'is_copy', 'WeightStats', 'plot_update_ratio']
 
 # %% ../nbs/10_weights.ipynb #update-ratio
 def update_ratio(
@@ -59,6 +60,19 @@ def fold_all(
             for row, value in zip(old, merge(torch.stack([torch.stack(old), new]))): row.copy_(value)
 
 # %% ../nbs/10_weights.ipynb #weight-stats
+def local(
+    x:torch.Tensor # A parameter or its gradient; of one that is sharded over ranks a `DTensor`
+) -> torch.Tensor: # Without what pads uneven shards
+    "The part of a tensor that this rank holds"
+    return x.to_local() if hasattr(x, 'placements') else x
+
+def is_copy(
+    p:torch.Tensor # Parameter
+) -> bool:
+    "Does another rank hold the same values, which are to be counted once?"
+    if not hasattr(p, 'placements'): return world()[0] > 0
+    return any(place.is_replicate() and at for place, at in zip(p.placements, p.device_mesh.get_coordinate()))
+
 KINDS = {'weights': '', 'gradients': ' grad', 'updates': ' update'}
 
 class WeightStats(StatsCallback):
@@ -67,8 +81,9 @@ class WeightStats(StatsCallback):
     fastai names it `learn.weight_stats`. `record`, `grads` and `updates` are three records over the same columns; their layers
     are the names of parameters. Weights are those before the step; gradients those that the optimiser got, unscaled and clipped;
     updates the change that it made. A step that mixed precision skipped has gradients and no update; a parameter without a
-    gradient has neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
-    copied from just before the step to just after it, so for that time memory holds them twice."""
+    gradient has neither. Of several processes that train together each has the same weights, and a record of its own; where
+    parameters are sharded over the processes, as `fully_shard` does, each folds its shards, and the record of all of them is
+    merged as for other callbacks. Weights are copied from just before the step to just after it, so for that time memory holds them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
 
@@ -84,8 +99,9 @@ class WeightStats(StatsCallback):
         kernel:str='auto' # One of `summary.KERNELS`
     ):
         check_kernel(kernel)
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
         self.kernel, self._params, self._types, self._index, self._parts = kernel, {}, {}, {}, {}
+        self._copies = []  # rows of what other ranks hold as well
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
 
     def chosen(self) -> dict:
@@ -109,6 +125,7 @@ class WeightStats(StatsCallback):
             kernel_for(r.rows, self.kernel)  # loaded now, as a tap does
             r.info.update({n: dict(type=self._types[n], shape=tuple(p.shape)) for n, p in self._params.items()})
         self._index = {n: i for i, n in enumerate(r.names)}
+        self._copies = [n + end for end in KINDS.values() for n, p in self._params.items() if is_copy(p)]
         return []
 
     def _fold(self, kind, tensors):
@@ -128,16 +145,16 @@ class WeightStats(StatsCallback):
 
     def _tell(self):
         "Gradients, before the step: some of fastai's optimisers add weight decay to them"
-        self._fold('gradients', {n: p.grad for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
+        self._fold('gradients', {n: local(p.grad) for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
         self._told = True
 
     def _copy(self):
         self._tell()
-        moving = {n: p for n, p in self._params.items() if p.grad is not None}
+        moving = {n: local(p) for n, p in self._params.items() if p.grad is not None}
         self._before = dict(zip(moving, torch._foreach_mul(list(moving.values()), 1.))) if moving else {}
 
     def _compare(self):
-        params, before, self._before = self._params, self._before or {}, None
+        params, before, self._before = {n: local(p) for n, p in self._params.items()}, self._before or {}, None
         self._fold('weights', {**params, **before})
         if not self._told: self._tell()  # the step was skipped before it came to this callback
         if not before: return
@@ -160,8 +177,21 @@ class WeightStats(StatsCallback):
         self._params, self._before, self._told = {}, None, False
         super().rest()
 
+    @property
+    def merges(self) -> bool: return any(hasattr(p, 'placements') for p in self.learn.model.parameters())  # are there shards?
+
+    def merge_ranks(self, at=None):
+        "Of parameters that are sharded over the ranks; every value is counted once"
+        if self.merges: self.ranks.meet(self.name, self._own, self.recorder.version, at=at)
+
+    def _own(self):
+        rec = self.recorder.record
+        rows = rec.summary.rows.clone()
+        rows[:, [i for i, n in enumerate(rec.layers) if n in self._copies]] = empty(bins=rec.bins)
+        return Record(rows, rec.columns, rec.layers, rec.bins, self.what, rec.info)
+
     def _part(self, what):
-        all_three, end = self.recorder.record, KINDS[what]
+        all_three, end = self.ranks.record(self.recorder.record, self.recorder.version), KINDS[what]
         if self._parts.get('of') is not all_three: self._parts = {'of': all_three}
         if what in self._parts: return self._parts[what]
         others = tuple(filter(None, KINDS.values()))
