@@ -44,8 +44,7 @@ class Peers:
     ):
         (self.rank, self.size), self.limit, self.gone, self.lost, self.names = world(), limit, set(), False, {}
         store = dist.distributed_c10d._get_default_store()
-        # a connection of its own: waiting holds up nobody
-        self.store = within(limit, store.clone) if hasattr(store, 'clone') else store
+        self.store = within(limit, store.clone) if hasattr(store, 'clone') else store  # a connection of its own: waiting holds up nobody
         within(2*limit + 2*SLACK, lambda: self._begin(json.dumps(sorted(names)), list(range(self.size))))
         self.gone.update(set(range(self.size)) - set(self.names))
 
@@ -66,17 +65,26 @@ class Peers:
 
     def is_first(self) -> bool: return self.rank == min(self.names)
 
-    def notes(self) -> list: # One sentence each
+    def _store(self, place): return dist.PrefixStore(f'fastai_actstats/{self.fit}/{place}', self.store)
+
+    def _come_back(self):
+        "This rank was late, but lives: as the fit ends the others wait for it again"
+        within(self.limit, lambda: self._store('back').set(str(self.rank), ''))
+
+    def _waits_for(self, rank, last): return rank not in self.gone or (last and self._store('back').check([str(rank)]))
+
+    def notes(self,
+        records:list[str] # Names of callbacks that record
+    ) -> list: # One sentence each
         "What will not be merged in this fit"
         res = [f"{listed(sorted(self.gone))} did not begin the fit within {self.limit:g} s: it goes on without"] if self.gone else []
         for name in sorted(set().union(*self.names.values())):
             without = [r for r in self.lacking(name) if r not in self.gone]
-            if without and name == EACH_EPOCH: res.append(f"{listed(without)} lacks {name}: its records are merged with the others' when the fit ends")
-            elif without: res.append(f"{listed(without)} has no callback {name!r}: what it would record is missing")
+            if not without or name not in (EACH_EPOCH, *records): continue
+            what = f"{name} is" if name == EACH_EPOCH else f"the callback {name!r} is"
+            then = "until the fit ends nothing of theirs is merged" if name == EACH_EPOCH else "the record will not have their part"
+            res.append(f"{what} not on {listed(without)}: {then}")
         return res
-
-    def _at(self, place, ranks):
-        return dist.PrefixStore(f'fastai_actstats/{self.fit}/{place}', self.store), self.rank, [r for r in ranks if r not in self.gone or r == self.rank]
 
     def meet(self,
         record:Record, # Of this rank
@@ -86,8 +94,11 @@ class Peers:
     ) -> Met:
         "`meet` in this fit"
         ranks = self.having(*names)
-        store, rank, awaited = self._at(place, ranks)
-        met = within(4*self.limit + SLACK, lambda: meet(record, store, rank, ranks, self.limit, each, awaited))
+        def there():
+            awaited = [r for r in ranks if self._waits_for(r, place.endswith('/end'))]
+            return meet(record, self._store(place), self.rank, ranks, self.limit, each, awaited)
+        try: met = within(4*self.limit + SLACK, there)
+        except LeftOut: self._come_back(); raise
         self.gone.update(met.missing)
         return met
 
@@ -97,9 +108,12 @@ class Peers:
     ) -> tuple[list, list]: # The ranks that say yes, those that did not answer
         "Is it so anywhere? The same on all ranks"
         ranks = self.having(name)
-        store, rank, awaited = self._at(place, ranks)
         decide = lambda said: ([r for r, o in said.items() if o == 'yes'], sorted(set(ranks) - set(said)))
-        found, missing = within(2*self.limit + SLACK, lambda: together(store, rank, 'yes' if yes else 'no', awaited, ranks, self.limit, decide))
+        def there():
+            awaited = [r for r in ranks if self._waits_for(r, False)]
+            return together(self._store(place), self.rank, 'yes' if yes else 'no', awaited, ranks, self.limit, decide)
+        found, missing = within(2*self.limit + SLACK, there)
+        if self.rank in missing: self._come_back()
         self.gone.update(missing)
         return found, missing
 
@@ -191,7 +205,7 @@ def begin_fit(
         except Exception as e:
             warnings.warn(f"the records of rank {world()[0]} are merged with no other's in this fit: {e or type(e).__name__}", stacklevel=3)
         else:
-            for note in peers.notes() if peers.is_first() else (): warnings.warn(note, stacklevel=3)
+            for note in peers.notes([o.name for o in holders]) if peers.is_first() else (): warnings.warn(note, stacklevel=3)
     for o in holders: o.ranks.begin(peers)
 
 def peers(learn) -> Peers|None: # `None` where it is alone, or could not ask
