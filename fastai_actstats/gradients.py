@@ -101,7 +101,7 @@ class GradTap(Tap):
     def see(self, module, output):
         x = self.tensor(module, output)
         if not x.requires_grad: return
-        # not `x.grad_fn` itself: a hook that holds what holds the hook would never be freed
+        # the nodes behind `x`, not `x.grad_fn`: it holds the hook, which is not to hold it in turn
         nodes = (get_gradient_edge(x).node,) if x.is_leaf else tuple(n for n, _ in x.grad_fn.next_functions)
         handle = x.register_hook(partial(self.arrive, self.next_row(), nodes))
         if x.is_leaf: self.handles.append(handle)  # it outlives the batch, so the hook must be taken off

@@ -186,7 +186,7 @@ class StopOnTrouble(Callback):
         if ranks is None: self.alone = world()[1] > 1; return
         self.alone = bool(missing or ranks.lacking(self.together))
         if not self.alone or ranks.rank != min(ranks.having(self.together)): return
-        why = f"{listed(missing)} did not answer" if missing else f"{listed(ranks.lacking(self.together))} has no StopOnTrouble"
+        why = f"{listed(missing)} did not answer" if missing else f"it is not on {listed(ranks.lacking(self.together))}"
         warnings.warn(f"StopOnTrouble does not end this fit: {why}, and the ranks end together or not at all", stacklevel=3)
 
     def _anywhere(self, found) -> bool:

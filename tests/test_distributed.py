@@ -132,7 +132,7 @@ def sharded_equals_one_process(results):
     for a, b in ((r['record'], stats.record), (r['grad'], grads.record), (r['weights'], weights.record), (r['weight_grads'], weights.grads), (r['updates'], weights.updates)):
         np.testing.assert_array_equal(a.columns, b.columns)
         assert a.layers == b.layers and (a.count == b.count).all() and (a.nonfinite == b.nonfinite).all()
-        np.testing.assert_allclose(a.std, b.std, rtol=1e-3, atol=1e-9)
+        np.testing.assert_allclose(a.std, b.std, rtol=1e-3, atol=1e-7)  # gradients of biases before a batchnorm are rounding errors
         np.testing.assert_allclose(a.mean, b.mean, atol=1e-3*np.nanmax(b.std), rtol=1e-3)
         assert np.abs(a.hist - b.hist).sum() <= .01*b.hist.sum()
 
@@ -155,7 +155,7 @@ def stop_on_one(results):
     assert {r['steps'] for r in results} == {8} and all(r['ranks'] == tuple(range(len(results))) for r in results)
     without = 'rank 1' if len(results) == 2 else 'ranks ' + ', '.join(map(str, range(1, len(results))))
     assert sum((r['warned'] for r in results), []) == [
-        f"StopOnTrouble does not end this fit: {without} has no StopOnTrouble, and the ranks end together or not at all"]
+        f"StopOnTrouble does not end this fit: it is not on {without}, and the ranks end together or not at all"]
 
 def readers_on_one(results):
     "nobody waits for the others at the end of an epoch, and all are merged when the fit ends, in the second one too"
