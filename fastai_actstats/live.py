@@ -74,7 +74,7 @@ def png(fig:Figure) -> bytes:
 class LiveStats(Callback):
     """Shows what another callback records while it records it.
 
-    Of processes that train together all must have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
+    Of processes that train together all should have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
     title says, and at the end of an epoch what all ranks did."""
     together = EACH_EPOCH
     order = 65  # after the progress bar

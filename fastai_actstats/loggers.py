@@ -34,7 +34,7 @@ def binned(
 class StatsLogger(Callback):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
-    Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
+    Reading a record waits for the device: that happens once an epoch. Of processes that train together all should have it, and rank 0
     passes on what all of them recorded."""
     together = EACH_EPOCH
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`

@@ -25,7 +25,8 @@ class SaveRecord(Callback):
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one, without
     it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`. A file that can't be written is warned
-    of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
+    of, once a fit, and training goes on. Of processes that train together all should have it, and rank 0 writes: without it on
+    one, records are merged when the fit ends and not with every epoch; what other ranks
     recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
     together = EACH_EPOCH
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
