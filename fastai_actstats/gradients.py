@@ -17,7 +17,6 @@ from functools import partial
 import torch
 from fastai.basics import Learner
 from torch import nn
-from torch.autograd.graph import get_gradient_edge
 from torch.nn.parallel import DistributedDataParallel
 
 from .bins import Bins
@@ -53,18 +52,16 @@ class LossPass:
     def open(self): self.on, self.known = True, {}  # the loss's backward pass comes next
     def close(self): self.on, self.known = False, {}
 
-    def __call__(self,
-        nodes # Of the graph, behind the tensor at which a gradient arrives
-    ) -> bool:
+    def __call__(self) -> bool:
         "Is it the loss's pass that runs now? To be asked in a hook; looked up once a pass"
         if not self.on: return False
         now = torch._C._current_graph_task_id()
-        if now not in self.known: self.known[now] = _reaches_a_leaf(nodes)
+        if now not in self.known: self.known[now] = _reaches_a_leaf(torch._C._current_autograd_node())
         return self.known[now]
 
-def _reaches_a_leaf(nodes):
+def _reaches_a_leaf(node):
     "Does the pass that runs add to the `grad` of the leaf that is nearest? All of `backward()` do, those of `autograd.grad` never"
-    todo, seen = deque(nodes), set()
+    todo, seen = deque([node]), set()
     while todo:
         node = todo.popleft()
         if node is None or node in seen: continue
@@ -85,7 +82,7 @@ class GradTap(Tap):
         kernel:str='auto', # See `summary.fold`
         scale=lambda: None, # () -> by how much gradients are too large: a number, a tensor on their device, or None
         calls:int=1, # See `watch.Tap`
-        counts=lambda nodes: True # See `LossPass`
+        counts=lambda: True # See `LossPass`
     ):
         super().__init__(recorder, name, pick, kernel, calls)
         self.scale, self.counts, self.handles = scale, counts, []
@@ -101,16 +98,14 @@ class GradTap(Tap):
     def see(self, module, output):
         x = self.tensor(module, output)
         if not x.requires_grad: return
-        # the nodes behind `x`, not `x.grad_fn`: it holds the hook, which is not to hold it in turn
-        nodes = (get_gradient_edge(x).node,) if x.is_leaf else tuple(n for n, _ in x.grad_fn.next_functions)
-        handle = x.register_hook(partial(self.arrive, self.next_row(), nodes))
+        handle = x.register_hook(partial(self.arrive, self.next_row()))
         if x.is_leaf: self.handles.append(handle)  # it outlives the batch, so the hook must be taken off
 
-    def arrive(self, row, nodes, grad):
+    def arrive(self, row, grad):
         "The gradient is there; returns nothing, so that it stays as it is"
         if grad is None or not self.recorder.on or self.failed: return
         try:
-            if not self.counts(nodes): return
+            if not self.counts(): return
             scale = self.scale()
             self.take(grad if scale is None else grad.detach().float()/scale, row)
         except Exception as e: self.leave_out(e)
