@@ -71,7 +71,7 @@ def some_ranks(port, first, last, ranks, columns, layers):
     def run(rank):
         store = dist.TCPStore('127.0.0.1', port, is_master=False, timeout=timedelta(seconds=300))
         record = Record(rows.clone(), c.copy(), [str(i) for i in range(layers)], bins)
-        try: met = meet(record, dist.PrefixStore('bench', store), rank, ranks, 300.).record
+        try: met = meet(record, dist.PrefixStore('bench', store), rank, range(ranks), 300.).record
         except Exception as e: errors.append(f"rank {rank}: {e}")
         else:
             if (met.count != 1000*ranks).any(): errors.append(f"rank {rank}: merged {met.count[0, 0]} values")

@@ -6,6 +6,7 @@ Modules:
 - `fastai_actstats.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.dead_units`: The callback that watches which units are ever alive
 - `fastai_actstats.distributed`: Several processes train together: one record of them all
+- `fastai_actstats.exchange`: What several processes hold, brought together through a store and with collectives of their own
 - `fastai_actstats.feature_plots`: Pictures of feature maps
 - `fastai_actstats.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
 - `fastai_actstats.filters`: The kernels of a convolution, before and after training

@@ -17,9 +17,9 @@ from fastai.basics import L
 
 from . import health, pictures  # give records their report and their pictures
 from .bins import Bins
-from .distributed import Ranks
 from .kernels.dispatch import check_kernel
 from .layers import NothingToWatch, choose, follows, named_layers, type_name
+from .distributed import Ranks, begin_fit
 from .record import Record
 from .recorder import Recorder
 from .visitor import Visitor
@@ -81,6 +81,9 @@ class StatsCallback(Visitor):
         self._taps[name] = known
         return module, known[2]
 
+    @property
+    def merges(self) -> bool: return self.ranks.mode != 'local'  # does it meet the other ranks?
+
     def wants(self, training:bool) -> bool: return (not training) in self.recorder.rings  # is this phase recorded?
 
     def before_fit(self):
@@ -92,7 +95,7 @@ class StatsCallback(Visitor):
         self._names, self._anew = self._found(), False
         self.recorder.begin()
         self.fit_id = object()
-        self.ranks.begin(self.name)
+        begin_fit(self.learn, self)
         Watch.join(self.learn, self)
 
     def before_batch(self): self.recorder.open(self.learn.training, self.learn.iter)
@@ -117,15 +120,15 @@ class StatsCallback(Visitor):
         if not aside(self.learn): self.merge_epoch(last=True)
 
     def merge_epoch(self, last:bool=False):
-        "`merge_ranks`, once an epoch, whoever asks; after some rank was missing not again before the `last` time of a fit"
-        at, missing = (self.ranks.fit, self.learn.epoch), self.ranks.missing
-        if (at == self._met and not missing) or (missing and not last): return
+        "`merge_ranks`, once an epoch, whoever asks; where some rank was missing once more as the fit ends"
+        at = self.ranks.fit, self.learn.epoch
+        if at == self._met and not (last and self.ranks.missing): return
         self._met = at
         self.merge_ranks('end' if last else f'epoch {self.learn.epoch}')
 
     def merge_ranks(self, at=None):
         "Merge what the processes that train together recorded so far: to be called on all of them, as happens when a fit ends"
-        self.ranks.meet(self.name, self._local, self.recorder.version, at=at)
+        if self.merges: self.ranks.meet(self.name, self._local, self.recorder.version, at=at)
 
     def _mark(self): return id(self.fit_id), self.learn.epoch
     def rest(self):

@@ -14,11 +14,13 @@ import warnings
 
 import numpy as np
 import pandas as pd
-import torch
+
 from fastai.basics import CancelFitException
 
 from . import troubles  # registers the rules of the package
 from .markup import table, tag, together
+from .distributed import peers, world
+from .ranks import listed
 from .record import Record
 from .rules import RULES, Finding
 from .visitor import Visitor
@@ -150,8 +152,11 @@ def diagnose(
 class StopOnTrouble(Visitor):
     """Ends the fit, as fastai's `CancelFitException` does, when a rule finds something; records and weights stay as they are.
 
-    Reading the record waits for the device, so it is done every `every` training steps and at the end of each epoch only."""
+    Reading the record waits for the device, so it is done every `every` training steps and at the end of each epoch only.
+    Processes that train together end together or not at all: they ask each other through the store of `torch.distributed`, and
+    where one of them does not have this callback, or does not answer in time, the fit goes on."""
     order = 55  # after `Recorder`, so that the step's loss is kept
+    together = 'StopOnTrouble'  # see `distributed.begin_fit`
     def __init__(self,
         rules=('nonfinite', 'exploding', 'exploding_gradients', 'dead'), # Names of rules; None: all
         *,
@@ -160,12 +165,13 @@ class StopOnTrouble(Visitor):
     ):
         super().__init__()
         _chosen(rules, thresholds)
-        self.rules, self.every, self.thresholds, self.reason, self.failed = rules, every, thresholds, None, False
+        self.rules, self.every, self.thresholds, self.reason, self.failed, self.alone = rules, every, thresholds, None, False, False
 
     def before_fit(self):
         if aside(self.learn): return
         if not watching(self.learn): raise ValueError(NOTHING)
-        self.reason, self.steps, self.failed = None, 0, False
+        self.reason, self.steps, self.looks, self.failed, self.alone = None, 0, 0, False, False
+        self._end_with_all()
 
     def after_batch(self):
         if not self.training: return
@@ -173,23 +179,44 @@ class StopOnTrouble(Visitor):
         if self.every and self.steps % self.every == 0: self.look()
     def after_epoch(self): self.look()
 
-    def _anywhere(self, found):
-        "Has any of the processes that train together found something? They end together or not at all"
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()): return bool(found)
-        flag = torch.tensor(float(bool(found)), device=next(self.learn.model.parameters()).device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-        return bool(flag)
+    def _end_with_all(self, missing=()):
+        "Look no more where the fit cannot be ended on all ranks; the first one that has this callback says so"
+        ranks = peers(self.learn)
+        if ranks is None: self.alone = world()[1] > 1; return
+        self.alone = bool(missing or ranks.lacking(self.together))
+        if not self.alone or ranks.rank != min(ranks.having(self.together)): return
+        why = f"{listed(missing)} did not answer" if missing else f"it is not on {listed(ranks.lacking(self.together))}"
+        warnings.warn(f"StopOnTrouble does not end this fit: {why}, and the ranks end together or not at all", stacklevel=3)
+
+    def _anywhere(self, found) -> bool:
+        "Has any of the processes that train together found something?"
+        ranks = peers(self.learn)
+        if ranks is None: return bool(found)
+        self.looks += 1
+        try: where, missing = ranks.vote(bool(found), f'{self.name}/{self.looks}', self.together)
+        except Exception as e:
+            self.alone = True
+            warnings.warn(f"StopOnTrouble does not end this fit: {e or type(e).__name__}", stacklevel=3)
+            return False
+        if missing: self._end_with_all(missing)
+        return bool(where) and not missing
 
     def look(self):
         "End the fit if there is a reason to"
-        if self.reason or self.failed or aside(self.learn): return
-        try: found = diagnose(self.learn, self.rules, **self.thresholds)
-        except Exception as e:  # a rule of the user's, perhaps
-            found, self.failed = [], True
-            warnings.warn(f"StopOnTrouble looks no more: {e or type(e).__name__}", stacklevel=2)
+        if self.reason or self.alone or aside(self.learn): return
+        found = self._find()
         if not self._anywhere(found): return
         self.reason = found
         if not found: raise CancelFitException()  # another rank says why
         f = next(iter(found))
         warnings.warn(f"the fit is ended after {self.steps} steps: {f.finding} in layer {f.layer!r} since step {f.since} ({f.evidence})", stacklevel=2)
         raise CancelFitException()
+
+    def _find(self):
+        "A rule that fails is not asked again; other ranks still get their answer"
+        if self.failed: return []
+        try: return diagnose(self.learn, self.rules, **self.thresholds)
+        except Exception as e:  # a rule of the user's, perhaps
+            self.failed = True
+            warnings.warn(f"StopOnTrouble looks no more: {e or type(e).__name__}", stacklevel=3)
+            return []

@@ -19,7 +19,7 @@ from fastcore.imports import in_notebook
 from matplotlib.figure import Figure
 
 from .disk import atomic
-from .distributed import is_rank0, merge_all, world
+from .distributed import EACH_EPOCH, is_rank0, merge_all, world
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats
 from .ranks import listed
 from .record import Record
@@ -74,8 +74,9 @@ def png(fig:Figure) -> bytes:
 class LiveStats(Visitor):
     """Shows what another callback records while it records it.
 
-    Of processes that train together all must have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
+    Of processes that train together all should have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
     title says, and at the end of an epoch what all ranks did."""
+    together = EACH_EPOCH
     order = 65  # after the progress bar
     first_guess = .5  # seconds that the first picture is expected to take
 

@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from .distributed import is_rank0, merge_all
+from .distributed import EACH_EPOCH, is_rank0, merge_all
 from .health import records
 from .record import Record
 from .visitor import Visitor
@@ -37,8 +37,9 @@ class StatsLogger(Visitor):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
     Reading a record waits for the device: that happens once an epoch. Where nothing can be logged to is said before training, by
-    `open`; what goes wrong later is warned of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0
+    `open`; what goes wrong later is warned of, once a fit, and training goes on. Of processes that train together all should have it, and rank 0
     passes on what all of them recorded."""
+    together = EACH_EPOCH
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`
     stats = 'mean', 'std', 'near_zero'
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from fastai.basics import Callback
 
 from . import files
-from .distributed import is_rank0, merge_all, world
+from .distributed import EACH_EPOCH, is_rank0, merge_all, world
 from .record import Record
 
 # %% auto #0
@@ -48,9 +48,10 @@ class SaveRecord(Callback):
     written beside it (`run.1.npz`, `run.1.grad_stats.npz`), which is said once. Its own file, of this or another `SaveRecord` on the
     same learner, is replaced as long as the learner's callbacks go on with the same record; `reset()` begins another.
 
-    A file that can't be written is warned of, once a fit, and training goes on. Of processes that train together all must have it,
-    and rank 0 writes; what other ranks recorded without it, because one was late or gone, the first of them writes:
-    `run.rank1.npz` (see `ranks.merge_records`)."""
+    A file that can't be written is warned of, once a fit, and training goes on. Of processes that train together all should have
+    it, and rank 0 writes: without it on one, records are merged when the fit ends and not with every epoch; what other ranks
+    recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
+    together = EACH_EPOCH
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,

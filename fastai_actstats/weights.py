@@ -19,12 +19,14 @@ from .bins import Bins
 from .callback import StatsCallback
 from .kernels.dispatch import check_kernel, fold_all, kernel_for
 from .layers import NothingToWatch, choose, named_layers, own_parameters, type_name
+from .distributed import world
+from .kernels.eager import empty
 from .plot import draw_lines, name_lines
 from .record import Record
 from .recorder import Recorder
 
 # %% auto #0
-__all__ = ['KINDS', 'update_ratio', 'WeightStats', 'plot_update_ratio']
+__all__ = ['KINDS', 'update_ratio', 'local', 'is_copy', 'WeightStats', 'plot_update_ratio']
 
 # %% ../nbs/10_weights.ipynb #update-ratio
 def update_ratio(
@@ -38,6 +40,19 @@ def update_ratio(
 # %% ../nbs/10_weights.ipynb #weight-stats
 KINDS = 'weights', 'gradients', 'updates'  # each parameter has a row of each, in this order
 
+def local(
+    x:torch.Tensor # A parameter or its gradient; of one that is sharded over ranks a `DTensor`
+) -> torch.Tensor: # Without what pads uneven shards
+    "The part of a tensor that this rank holds"
+    return x.to_local() if hasattr(x, 'placements') else x
+
+def is_copy(
+    p:torch.Tensor # Parameter
+) -> bool:
+    "Does another rank hold the same values, which are to be counted once?"
+    if not hasattr(p, 'placements'): return world()[0] > 0
+    return any(place.is_replicate() and at for place, at in zip(p.placements, p.device_mesh.get_coordinate()))
+
 class WeightStats(StatsCallback):
     """Statistics and histograms of parameters, their gradients and their updates, step by step, in fixed memory.
 
@@ -46,8 +61,10 @@ class WeightStats(StatsCallback):
     parametrised one `'0.parametrizations.weight.original0'`; wrappers such as `DistributedDataParallel` are left out.
     Weights are those before the step; gradients those that the optimiser got, unscaled and clipped; updates the change
     that it made. A step that mixed precision skipped has gradients and no update; a parameter without a gradient has
-    neither. Of several processes that train together each has the same weights, and a record of its own. Weights are
-    copied from just before the step to just after it, so for that time memory holds them twice."""
+    neither. Of several processes that train together each has the same weights, and a record of its own; where parameters
+    are sharded over the processes, as `fully_shard` does, each folds its shards, and the record of all of them is merged as
+    for other callbacks. Weights are copied from just before the step to just after it, so for that time memory holds
+    them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
 
@@ -63,8 +80,9 @@ class WeightStats(StatsCallback):
         kernel:str='auto' # One of `kernels.dispatch.KERNELS`
     ):
         check_kernel(kernel)
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
         self.kernel, self._params, self._types, self._index, self._parts, self._lazy = kernel, {}, {}, {}, {}, {}
+        self._copies = []  # rows of what other ranks hold as well
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
 
     def chosen(self) -> dict:
@@ -91,6 +109,7 @@ class WeightStats(StatsCallback):
             kernel_for(r.rows, self.kernel)  # loaded now, as a tap does
             r.info.update({n: dict(type=self._types[n]) for n in self._params})
         self._index = {n: i for i, n in enumerate(self._watched_names())}
+        self._copies = [f'{n} {kind}' for n, p in self._params.items() if is_copy(p) for kind in KINDS]
         self._lazy, self._params = self._params, {}
         self._meet()
         return []
@@ -124,16 +143,16 @@ class WeightStats(StatsCallback):
 
     def _tell(self):
         "Gradients, before the step: some of fastai's optimisers add weight decay to them"
-        self._fold('gradients', {n: p.grad for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
+        self._fold('gradients', {n: local(p.grad) for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
         self._told = True
 
     def _copy(self):
         self._tell()
-        moving = {n: p for n, p in self._params.items() if p.grad is not None}
+        moving = {n: local(p) for n, p in self._params.items() if p.grad is not None}
         self._before = dict(zip(moving, torch._foreach_mul(list(moving.values()), 1.))) if moving else {}
 
     def _compare(self):
-        params, before, self._before = self._params, self._before or {}, None
+        params, before, self._before = {n: local(p) for n, p in self._params.items()}, self._before or {}, None
         self._fold('weights', {**params, **before})
         if not self._told: self._tell()  # the step was skipped before it came to this callback
         if not before: return
@@ -156,8 +175,21 @@ class WeightStats(StatsCallback):
         self._params, self._lazy, self._before, self._told = {}, {}, None, False
         super().rest()
 
+    @property
+    def merges(self) -> bool: return any(hasattr(p, 'placements') for p in self.learn.model.parameters())  # are there shards?
+
+    def merge_ranks(self, at=None):
+        "Of parameters that are sharded over the ranks; every value is counted once"
+        if self.merges: self.ranks.meet(self.name, self._own, self.recorder.version, at=at)
+
+    def _own(self):
+        rec = self.recorder.record
+        rows = rec.summary.rows.clone()
+        rows[:, [i for i, n in enumerate(rec.layers) if n in self._copies]] = empty(bins=rec.bins)
+        return rec.like(rows, rec.columns)
+
     def _part(self, what):
-        all_three = self.recorder.record
+        all_three = self.ranks.record(self.recorder.record, self.recorder.version)
         if self._parts.get('of') is not all_three: self._parts = {'of': all_three}
         if what not in self._parts:
             res = all_three[KINDS.index(what)::len(KINDS)]

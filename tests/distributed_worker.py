@@ -20,9 +20,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastai_actstats import distributed, live
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, LiveStats, SaveRecord
+from fastai_actstats.all import ActStats, DeadUnits, Finding, GradStats, LiveStats, SaveRecord, StopOnTrouble, WeightStats
 from fastai_actstats.demo import _mnist_5000, reference_cnn
 from fastai_actstats.loggers import StatsLogger
+from fastai_actstats.rules import RULES, Rule
+from fastai_actstats.summary import Summary
 
 SEED, BS, LR = 42, 16, 6e-2
 DIGITS = None
@@ -227,16 +229,133 @@ def trainer(rank, size):
     with learn.distrib_ctx(cpu=True): learn.fit(2, LR)
     return dict(record=stats.record, local=stats.recorder.record, hooks=sum(len(m._forward_hooks) for m in learn.model.modules()))
 
+def sgd(params, **kwargs): return OptimWrapper(params, torch.optim.SGD, **kwargs)
+
+class KeepParameters(Callback):
+    "Whole parameters before each step, their gradients, and what the step changed: gathered by torch, summarised in one place"
+    order = 56
+    def __init__(self, bins): self.bins, self.kept = bins, []
+    def whole(self, x): return x.full_tensor() if hasattr(x, 'full_tensor') else x.clone()
+    def before_step(self):
+        with torch.no_grad():
+            self.old = {n: self.whole(p) for n, p in self.model.named_parameters()}
+            self.kept.append(dict(weights={n: Summary.of(x, self.bins, 'eager') for n, x in self.old.items()},
+                                  grads={n: Summary.of(self.whole(p.grad), self.bins, 'eager') for n, p in self.model.named_parameters()}))
+    def after_step(self):
+        with torch.no_grad():
+            self.kept[-1]['updates'] = {n: Summary.of(self.whole(p) - self.old[n], self.bins, 'eager') for n, p in self.model.named_parameters()}
+
 def fsdp(rank, size):
+    "fully_shard, with shards that are uneven or empty"
     from torch.distributed.fsdp import fully_shard
     m = model()
     mesh = dist.init_device_mesh('cpu', (size,))
     for block in m: fully_shard(block, mesh=mesh) if list(block.parameters()) else None
     fully_shard(m, mesh=mesh)
+    stats, grads, weights, keep = ActStats(), GradStats(), WeightStats(), Keep(LAYERS)
+    parameters = KeepParameters(weights.recorder.bins)
+    warned = said(lambda: learner(m, loaders(batches(rank, size, 3)), [stats, grads, weights, keep, parameters], opt_func=sgd).fit(1, LR))
+    return dict(record=stats.record, local=stats.recorder.record, grad=grads.record, grads=keep.grads, warned=warned, parameters=parameters.kept,
+                weights=weights.record, weight_grads=weights.grads, updates=weights.updates)
+
+class Inside(nn.Module):
+    "What is averaged stands inside of a module of the user's own"
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.temperature = body, 2.
+    def forward(self, x): return self.body(x)/self.temperature
+
+def inside(rank, size):
+    m, names = Inside(ddp(model())), [f'body.module.{n}' for n in LAYERS]
+    grads, keep = GradStats(), Keep(names)
+    learner(m, loaders(batches(rank, size, 3)), [grads, keep]).fit(1, LR)
+    return dict(grad=grads.record, grads=[{n.removeprefix('body.module.'): g for n, g in o.items()} for o in keep.grads])
+
+class Fit:
+    "One fit of a scenario, with rules of its own: what came of it"
+    def __init__(self, cbs, n=4, epochs=2, model=None, limit=2.):
+        for cb in cbs:
+            if hasattr(cb, 'ranks'): cb.ranks.limit = limit
+        self.learn = learner(model or ddp(worker_model()), loaders(batches(dist.get_rank(), dist.get_world_size(), n)), cbs)
+        self.again(epochs)
+    def again(self, epochs=2):
+        dist.barrier()
+        start = time.monotonic()
+        self.warned = said(lambda: self.learn.fit(epochs, LR))
+        self.seconds, self.steps = time.monotonic() - start, len(self.learn.recorder.losses)
+        return dict(warned=self.warned, seconds=self.seconds, steps=self.steps)
+
+def worker_model(): set_seed(SEED); return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))
+
+def with_rule(check):
+    "A scenario in which `picky` is a rule"
+    def scenario(rank, size):
+        RULES['picky'] = Rule(lambda rec: check(rank, size, rec), ('activations',))
+        try: return globals()['_' + check.__name__](rank, size)
+        finally: del RULES['picky']
+    return scenario
+
+def found(rec, since): return [Finding(rec.layers[0], 'picky', since, 'seen', 'none')] if rec.steps[-1, 1] >= since else []
+
+def a_rule_raises(rank, size, rec):
+    if rank == size - 1 and rec.steps[-1, 1] >= 1: raise KeyError('oops')
+    return found(rec, 5) if rank == 0 else []
+
+def _a_rule_raises(rank, size):
+    "on the last rank; later the first one finds something"
+    stop = StopOnTrouble('picky', every=2)
+    fit = Fit([ActStats(), stop])
+    return dict(warned=fit.warned, seconds=fit.seconds, steps=fit.steps, reason=bool(stop.reason))
+
+def a_rule_hangs(rank, size, rec):
+    "once, for longer than the others wait"
+    if rank == size - 1 and rec.steps[-1, 1] == 1: time.sleep(1.5)
+    return found(rec, 5)
+
+def _a_rule_hangs(rank, size):
     stats = ActStats()
-    opt = lambda params, **kwargs: OptimWrapper(params, torch.optim.SGD, **kwargs)
-    learner(m, loaders(batches(rank, size, 3)), stats, opt_func=opt).fit(1, LR)
-    return dict(record=stats.record, local=stats.recorder.record)
+    fit = Fit([stats, StopOnTrouble('picky', every=2)], limit=.5)
+    first = dict(warned=fit.warned, seconds=fit.seconds, steps=fit.steps, ranks=stats.record.ranks)
+    return dict(first, again=fit.again())
+
+def stop_on_one(rank, size, rec): return found(rec, 1)
+
+def _stop_on_one(rank, size):
+    "Only the first rank has StopOnTrouble, which finds something at once"
+    stats = ActStats()
+    fit = Fit([stats, *[StopOnTrouble('picky', every=2)]*(rank == 0)])
+    return dict(warned=fit.warned, seconds=fit.seconds, steps=fit.steps, ranks=stats.record.ranks)
+
+rule_raises, rule_hangs, lone_stop = map(with_rule, (a_rule_raises, a_rule_hangs, stop_on_one))
+
+def lone_readers(rank, size):
+    "Only the first rank writes, draws and logs; a second fit follows"
+    folder = Path(sys.argv[1])/'lone_readers'
+    stats, grads, units = ActStats(), GradStats(), DeadUnits()
+    readers = [PassedOn(), LiveStats(folder/'live.png', notebook=False), SaveRecord(folder/'run.npz')] if rank == 0 else []
+    fit = Fit([stats, grads, units, *readers], epochs=3)
+    first = dict(warned=fit.warned, seconds=fit.seconds, ranks=[o.record.ranks for o in (stats, grads)], count=int(stats.record.count.sum()))
+    again = fit.again()
+    return dict(first=first, again=again, record=stats.record, local=stats.recorder.record, ranks=[o.record.ranks for o in (stats, grads)])
+
+def lone_stats(rank, size):
+    "The last rank has one callback only, then none, then all of them; then it is late as a fit begins"
+    last, folder, res = rank == size - 1, Path(sys.argv[1])/'lone_stats', []
+    def fit(cbs, limit=2.):
+        save = SaveRecord(folder/f'{len(res)}.npz')
+        run = Fit([*cbs, *[save]*bool(cbs)], limit=limit)
+        res.append(dict(warned=run.warned, seconds=run.seconds, steps=run.steps, ranks={cb.name: cb.record.ranks for cb in cbs}))
+    fit([ActStats()] if last else [ActStats(), GradStats()])
+    fit([] if last else [ActStats(), GradStats()])
+    fit([ActStats(), GradStats()])
+    class LateToBegin(Callback):
+        order = -30
+        def before_fit(self): time.sleep(1.5 if last else 0)
+    both = [ActStats(), LateToBegin()]
+    run = Fit(both, limit=.5)
+    res.append(dict(warned=run.warned, seconds=run.seconds, steps=run.steps, ranks={'act_stats': both[0].record.ranks}))
+    fit([ActStats()])
+    return dict(fits=res)
 
 def killed(rank, size, victim=None):
     "The last rank is killed in the middle of the second epoch"

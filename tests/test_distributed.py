@@ -14,11 +14,11 @@ from conftest import ROOT
 from fastai.callback.training import GradientAccumulation
 
 import distributed_worker as worker
-from fastai_actstats.all import ActStats, DeadUnits, GradStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.kernels.eager import MAX, MEAN, MIN
 from fastai_actstats.summary import Summary
 
-WORKER, LIMIT = ROOT/'tests'/'distributed_worker.py', 170
+WORKER, LIMIT = ROOT/'tests'/'distributed_worker.py', 240
 
 def free_port():
     with socket.socket() as s:
@@ -79,18 +79,25 @@ def equals_what_was_kept(rec, results):
             assert torch.equal(one.summary.counts[t, 0], Summary.of(x, rec.bins).counts)
             assert one.near_zero[t, 0] == (x.abs() <= 0.05).double().mean()
 
+def gradients_equal_what_was_kept(results):
+    "The gradient of each rank's loss by the number of ranks that are averaged: kept by plain hooks on the tensors"
+    size, grads = len(results), results[0]['grad']
+    assert len(grads) == len(results[0]['grads'])
+    for layer in worker.LAYERS:
+        found, = [n for n in grads.layers if n.endswith(layer)]
+        for t in range(len(grads)):
+            want = Summary.of(torch.cat([r['grads'][t][layer].flatten() for r in results])/size, grads.bins, 'eager')
+            one = grads[found].summary[t, 0]
+            assert torch.equal(one.counts, want.counts) and torch.equal(one.count, want.count)
+            np.testing.assert_allclose([one.mean, one.std, one.min, one.max], [want.mean, want.std, want.min, want.max], rtol=1e-6, atol=1e-12)
+
 def gradients_and_units_equal_what_was_kept(results):
     "Averaged gradients are those of each rank's loss by the number of ranks; a unit is dead where it is on all of them"
     size, grads, units = len(results), results[0]['grad'], results[0]['units']
     for r in results[1:]:
         alike(r['grad'], grads)
         assert all((r['units'].alive[n] == units.alive[n]).all() and (r['units'].fates[n] == units.fates[n]).all() for n in units.layers)
-    for layer in worker.LAYERS:
-        for t in range(12):
-            want = Summary.of(torch.cat([r['grads'][t][layer].flatten() for r in results])/size, grads.bins)
-            one = grads[layer].summary[t, 0]
-            assert torch.equal(one.counts, want.counts) and torch.equal(one.count, want.count)
-            np.testing.assert_allclose([one.mean, one.std, one.min, one.max], [want.mean, want.std, want.min, want.max], rtol=1e-6, atol=1e-12)
+    gradients_equal_what_was_kept(results)
     for layer in worker.RELUS:
         alive = torch.stack([sum((r['kept'][t][layer] > 0).sum((0, 2, 3)) for r in results) for t in range(12)]).numpy()
         assert (units.alive[layer] == alive.reshape(2, 6, -1).sum(1)).all()
@@ -99,6 +106,86 @@ def gradients_and_units_equal_what_was_kept(results):
             died = max(at[at < 6*silent[0]], default=-1) + 1 if silent else -1
             woke = min(at[at >= 6*silent[-1] + 6], default=-1) if silent else -1
             assert units.fates[layer][:, unit].tolist() == [died, woke, len(silent) > 0]
+
+def shards_equal_whole_parameters(results):
+    "Merged over the ranks, each value is counted once: what torch gathers, summarised in one place"
+    for r in results:
+        for name, which in (('weights', 'weights'), ('weight_grads', 'grads'), ('updates', 'updates')):
+            rec = r[name]
+            assert rec.ranks == tuple(range(len(results))) and len(rec) == 3 and len(rec.layers) == len(r['parameters'][0]['weights'])
+            for t, kept in enumerate(r['parameters']):
+                for n, want in kept[which].items():
+                    one = rec[n].summary[t, 0]
+                    assert torch.equal(one.counts, want.counts) and torch.equal(one.count, want.count)
+                    np.testing.assert_allclose([one.mean, one.min, one.max], [want.mean, want.min, want.max], rtol=1e-6, atol=1e-9)
+                    np.testing.assert_allclose(one.std, want.std, rtol=1e-6, atol=1e-12)
+    for n, p in worker.model().named_parameters(): assert results[0]['weights'].info[n]['shape'] == tuple(p.shape)
+
+def sharded_equals_one_process(results):
+    "FSDP changes what is computed by rounding only"
+    size, n = len(results), 3
+    stats, grads, weights = ActStats(), GradStats(), WeightStats()
+    order = [j for i in range(n) for rank in range(size) for j in worker.batches(rank, size, n)[i*worker.BS:(i + 1)*worker.BS]]
+    cbs = [stats, grads, weights, GradientAccumulation(size*worker.BS)]
+    worker.learner(worker.model(), worker.loaders(order), cbs, opt_func=worker.sgd).fit(1, worker.LR)
+    r = results[0]
+    for a, b in ((r['record'], stats.record), (r['grad'], grads.record), (r['weights'], weights.record), (r['weight_grads'], weights.grads), (r['updates'], weights.updates)):
+        np.testing.assert_array_equal(a.columns, b.columns)
+        assert a.layers == b.layers and (a.count == b.count).all() and (a.nonfinite == b.nonfinite).all()
+        np.testing.assert_allclose(a.std, b.std, rtol=1e-3, atol=1e-7)  # gradients of biases before a batchnorm are rounding errors
+        np.testing.assert_allclose(a.mean, b.mean, atol=1e-3*np.nanmax(b.std), rtol=1e-3)
+        assert np.abs(a.hist - b.hist).sum() <= .01*b.hist.sum()
+
+def a_rule_that_raises_on_one(results):
+    "its rank still takes part: all end together when another one finds something"
+    *others, last = results
+    assert {r['steps'] for r in results} == {6} and results[0]['reason']
+    assert last['warned'] == ["StopOnTrouble looks no more: 'oops'"] and 'ended after 6 steps: picky' in results[0]['warned'][0]
+    assert all(not r['warned'] for r in others[1:])
+
+def a_rule_that_hangs_on_one(results):
+    "longer than the limit: it is named, the fit goes on to its end, and the next one is ended by all"
+    assert {r['steps'] for r in results} == {8} and all(r['seconds'] < 1.5 + 5 for r in results)
+    assert sum((r['warned'] for r in results), []) == [
+        f"StopOnTrouble does not end this fit: rank {len(results) - 1} did not answer, and the ranks end together or not at all"]
+    assert all(r['again']['steps'] == 2 and 'ended after 2 steps' in r['again']['warned'][0] for r in results)
+
+def stop_on_one(results):
+    "it can end no fit, and says so before training; nobody waits"
+    assert {r['steps'] for r in results} == {8} and all(r['ranks'] == tuple(range(len(results))) for r in results)
+    without = 'rank 1' if len(results) == 2 else 'ranks ' + ', '.join(map(str, range(1, len(results))))
+    assert sum((r['warned'] for r in results), []) == [
+        f"StopOnTrouble does not end this fit: it is not on {without}, and the ranks end together or not at all"]
+
+def readers_on_one(results):
+    "nobody waits for the others at the end of an epoch, and all are merged when the fit ends, in the second one too"
+    everybody = tuple(range(len(results)))
+    for i, r in enumerate(results):
+        assert r['first']['ranks'] == r['ranks'] == [everybody]*2
+        for o in (r['first'], r['again']):
+            assert len(o['warned']) == (i == 0) and all('such as SaveRecord' in w and 'rank' in w for w in o['warned'])
+    assert torch.equal(agree(results).summary.counts, sum(r['local'].summary.counts for r in results))
+
+def callbacks_missing_on_one(results):
+    "one wait of one limit at most, one warning, and the next fit in which all have them is merged"
+    size, last = len(results), len(results) - 1
+    for i, r in enumerate(results):
+        some, none, full, late, again = r['fits']
+        everybody, others = tuple(range(size)), tuple(range(last))
+        assert all(o['steps'] == 8 for o in r['fits'])
+        assert some['ranks'] == dict(act_stats=everybody) | ({} if i == last else dict(grad_stats=others))
+        assert none['ranks'] == ({} if i == last else dict(act_stats=others, grad_stats=others)) and none['seconds'] < 2*2
+        assert full['ranks'] == dict(act_stats=everybody, grad_stats=everybody) and again['ranks'] == dict(act_stats=everybody)
+        assert late['ranks'] == dict(act_stats=(last,) if i == last else others)
+        assert some['warned'] == ([f"the callback 'grad_stats' is not on rank {last}: the record will not have their part"] if i == 0 else [])
+        assert none['warned'] == ([f'rank {last} did not begin the fit within 2 s: it goes on without'] if i == 0 else [])
+        assert not full['warned'] + again['warned']
+        gone = 'rank 0' if size == 2 else 'ranks ' + ', '.join(map(str, others))
+        assert late['warned'] == ([f'rank {last} did not begin the fit within 0.5 s: it goes on without'] if i == 0 else
+                                  [f'{gone} did not begin the fit within 0.5 s: it goes on without'] if i == last else [])
+
+SEVERAL = dict(rule_raises=a_rule_that_raises_on_one, rule_hangs=a_rule_that_hangs_on_one, lone_stop=stop_on_one,
+               lone_readers=readers_on_one, lone_stats=callbacks_missing_on_one)
 
 def equals_one_process(results):
     "gradients of parts of a batch, averaged or accumulated, are the same numbers: so the whole run is"
@@ -117,7 +204,8 @@ def equals_one_process(results):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-    return launched(tmp_path_factory.mktemp('two'), 2, 'equal', 'each', 'local', 'two_fits', 'shown', 'uneven', 'never', 'too_late', 'trainer', 'fsdp')
+    return launched(tmp_path_factory.mktemp('two'), 2, 'equal', 'each', 'local', 'two_fits', 'shown', 'uneven', 'never', 'too_late', 'trainer', 'fsdp',
+                    'inside', *SEVERAL)
 
 def agree(results):
     "All ranks hold the same record, to the last bit"
@@ -220,8 +308,28 @@ class TestTwo:
         assert rec.layers == ['0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.0', '3.1', '4.0'] and (rec.count > 0).all()
         assert torch.equal(rec.summary.counts, sum(r['local'].summary.counts for r in results))
 
+    def test_fsdp2_has_the_gradients_and_parameters_of_one_process(self, two, record_row):
+        results = of(two, 'fsdp')
+        for r in results: alike(r['grad'], results[0]['grad'])
+        gradients_equal_what_was_kept(results)
+        shards_equal_whole_parameters(results)
+        sharded_equals_one_process(results)
+        assert not [w for r in results for w in r['warned'] if not w.startswith('FSDP2-wrapped')]  # torch's own
+        record_row('training', '`fully_shard`, two processes: activations, gradients, shards of parameters', 'yes, as one process', '-', '-')
+
+    def test_ddp_inside_a_module_has_the_gradients_of_one_process(self, two, record_row):
+        gradients_equal_what_was_kept(of(two, 'inside'))
+        record_row('training', '`DistributedDataParallel` inside another module: gradients', 'yes, as plain hooks', '-', '-')
+
+    @pytest.mark.parametrize('name', SEVERAL)
+    def test_no_process_dies_or_waits_twice(self, two, name): SEVERAL[name](of(two, name))
+
 def test_four_processes_and_one_is_killed(tmp_path):
-    results = launched(tmp_path, 4, 'equal', 'killed', expect=None)
+    results = launched(tmp_path, 4, 'equal', 'fsdp', *SEVERAL, 'killed', expect=None)
+    for name, check in SEVERAL.items(): check(of(results, name))
+    sharded = of(results, 'fsdp')
+    gradients_equal_what_was_kept(sharded)
+    shards_equal_whole_parameters(sharded)
     equal = of(results, 'equal')
     assert len(equal) == 4 and all(r['same'] and not r['warned'] for r in equal)
     equals_what_was_kept(agree(equal), equal)

@@ -1,11 +1,12 @@
 """GradStats against autograd, under everything that scales or cuts up a step."""
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from conftest import hooks_on
-from fastai.basics import Callback, CancelBatchException
+from fastai.basics import SGD, Callback, CancelBackwardException, CancelBatchException, CrossEntropyLossFlat, Learner, set_seed
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.training import GradientAccumulation
 from torch import nn
@@ -174,3 +175,98 @@ def test_calls_are_told_apart(learner, settings):
     one, two = (fitted(learner, settings, GradStats('twice', calls=calls), model=m).grad_stats.record for calls, m in zip((1, 2), seeded(Odd(False), model)))
     assert two.layers == ['twice', 'twice:2'] and (two.count.sum(1) == one.count[:, 0]).all() and (two.count[:, 0] == two.count[:, 1]).all()
     assert (two.max.max(1) == one.max[:, 0]).all() and (two.std[:, 0] != two.std[:, 1]).all()
+
+class Penalty(Callback):
+    "The loss and a penalty on the input's gradient, added at `where`; and what arrives in the loss's own backward pass, by `autograd.grad`"
+    order, weight = 1, 3.
+    def __init__(self, where, names, penalised=True):
+        self.where, self.names, self.penalised, self.kept = where, names, penalised, []
+    def before_fit(self):
+        modules = dict(self.model.named_modules())
+        self.handles = [modules[n].register_forward_hook(partial(self.keep, n)) for n in self.names]
+    def keep(self, name, module, args, output): self.outputs[name] = output
+    def before_batch(self):
+        self.outputs = {}
+        self.learn.xb = (self.xb[0].requires_grad_(),)
+    def add(self):
+        if not self.learn.training: return
+        g, = torch.autograd.grad(self.learn.loss_grad, self.xb[0], create_graph=True)
+        if self.penalised: self.learn.loss_grad = self.learn.loss_grad + self.weight*g.pow(2).sum()
+    def after_loss(self):
+        if self.where == 'after_loss': self.add()
+    def before_backward(self):
+        if self.where == 'before_backward': self.add()
+        self.kept.append([g.double() for g in torch.autograd.grad(self.learn.loss_grad, [self.outputs[n] for n in self.names], retain_graph=True)])
+    def after_fit(self): [h.remove() for h in self.handles]
+
+@pytest.mark.parametrize('where', ['after_loss', 'before_backward'])
+def test_a_gradient_penalty_counts_by_what_it_adds_to_the_loss(learner, settings, where, record_row):
+    names = ['0.0', '1.0', '4.0']
+    grads, keep = GradStats(names), Penalty(where, names)
+    model = reference_cnn(False)
+    for m in model.modules():
+        if isinstance(m, nn.ReLU): m.inplace = False
+    learn = learner([grads, keep], model=model)
+    learn.fit(1, settings.lr/10)
+    assert len(grads.record) == 14
+    check(grads.record, keep.kept, names)  # count too: once a step
+    plain = fitted(learner, settings, GradStats(names), model=reference_cnn(False)).grad_stats.record
+    assert (plain.count[0] == grads.record.count[0]).all()
+    record_row('training', f'A gradient penalty (`autograd.grad(create_graph=True)` {where}): gradients', 'yes, as autograd', '-', '-')
+
+class Whole(Learner):
+    "A loop of its own, without fastai's events"
+    def _do_one_batch(self):
+        self.pred = self.model(*self.xb)
+        self.loss_grad = self.loss_func(self.pred, *self.yb)
+        self.loss = self.loss_grad.clone()
+        if not self.training: return
+        torch.autograd.grad(self.loss_grad, list(self.model.parameters())[0], create_graph=True)
+        self.loss_grad.backward()
+        self.opt.step()
+        self.opt.zero_grad()
+
+class SecondOrder(Learner):
+    def _backward(self): self.loss_grad.backward(create_graph=True)
+
+class OwnBackward(Callback):
+    def before_backward(self):
+        self.learn.loss_grad.backward()
+        raise CancelBackwardException
+
+class Twice(Callback):
+    "A saliency map before the loss's pass, and a second pass after it, as SAM makes"
+    def after_loss(self):
+        if self.learn.training: self.learn.loss_grad.backward(retain_graph=True); self.learn.opt.zero_grad()
+    def before_step(self):
+        before = [p.grad.clone() for p in self.model.parameters()]
+        self.learn.loss_func(self.model(*self.xb), *self.yb).backward()
+        for p, g in zip(self.model.parameters(), before): p.grad = g
+
+@pytest.mark.filterwarnings('ignore:Using backward.. with create_graph=True')
+@pytest.mark.parametrize('kind,cbs', [(Whole, []), (SecondOrder, []), (Learner, [OwnBackward]), (Learner, [Twice])],
+                         ids=['own loop', 'create_graph', 'own backward', 'three passes'])
+def test_loops_of_their_own_are_recorded_as_fastais(few, settings, kind, cbs):
+    runs = {}
+    for name, make, more in (('fastai', Learner, []), ('own', kind, cbs)):
+        set_seed(settings.seed)
+        few.train.rng.seed(settings.seed)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10))
+        learn = make(few, model, loss_func=CrossEntropyLossFlat(), cbs=[GradStats(nn.Linear), *[cb() for cb in more]], opt_func=SGD)
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, settings.lr)
+        runs[name] = learn.grad_stats.record
+    assert torch.equal(runs['fastai'].summary.rows, runs['own'].summary.rows) and (runs['own'].count > 0).all()
+
+def test_gradients_by_sample_record_nothing(learner, settings, record_row):
+    from torch.func import functional_call, grad, vmap
+    class BySample(Callback):
+        seen = 0
+        def before_backward(self):
+            params = {n: p.detach() for n, p in self.model.named_parameters()}
+            loss = lambda ps, x, y: self.loss_func(functional_call(self.model, ps, (x[None],)), y[None])
+            norms = vmap(grad(loss), (None, 0, 0))(params, self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor))
+            self.seen += len(norms)
+    models = seeded(*(nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10)) for _ in range(2)))
+    plain, sampled = (fitted(learner, settings, [GradStats(), *cbs], model=m) for m, cbs in zip(models, ([], [BySample()])))
+    assert torch.equal(plain.grad_stats.record.summary.rows, sampled.grad_stats.record.summary.rows) and sampled.by_sample.seen
+    record_row('training', 'Gradients by sample (`vmap(grad(...))`): gradients', 'yes, of the loss only', '-', '-')
