@@ -23,6 +23,7 @@ from fastai.torch_core import rank_distrib
 from torch import distributed as dist
 
 from .kernels.eager import merge
+from .observer import Recording
 from .ranks import ByRank, agree, as_record, digest, head, listed, notes, placed
 from .record import Record
 
@@ -155,7 +156,7 @@ class Ranks:
         self.mode, self.fit, self.meetings = mode, 0, 0
         self.reset()
 
-    def reset(self): self.version, self.merged, self.several, self.missing = None, None, {}, False
+    def reset(self): self.version, self.merged, self.several, self.missing, self._own = None, None, {}, False, None
 
     def begin(self, name:str):
         "A fit of the callback `name` begins"
@@ -192,8 +193,12 @@ class Ranks:
         "The merged record, or the local one where there is newer"
         rank, size = world()
         if self.merged is not None and version == self.version: return self.merged
-        local.ranks = (rank,) if size > 1 else ()
-        return local
+        own = (rank,) if size > 1 else ()
+        if local.ranks == own: return local
+        if self._own is None or self._own[0] is not local: self._own = local, local.replace(ranks=own)  # the same until there is more
+        return self._own[1]
+
+    def __getstate__(self): return dict(self.__dict__, _own=None)
 
     def by_rank(self, local:Record, version) -> ByRank:
         "Every rank's record, as far as they are here"
@@ -206,4 +211,4 @@ def merge_all(
 ):
     "Merge what each callback of the learner recorded on all ranks; to be called on all of them at the end of an epoch"
     for cb in learn.cbs:
-        if hasattr(cb, 'merge_epoch'): cb.merge_epoch()
+        if isinstance(cb, Recording): cb.merge_epoch()

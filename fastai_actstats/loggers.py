@@ -11,8 +11,9 @@ from __future__ import annotations
 import numpy as np
 from fastai.basics import Callback
 
+from .arguments import check_path, check_whole
 from .distributed import is_rank0, merge_all
-from .health import records
+from .health import watching
 from .record import Record
 from .watch import aside
 
@@ -34,6 +35,9 @@ def binned(
 class StatsLogger(Callback):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
+    Tags begin with what was recorded, `activations/...`; with the callback's name before that where it was given one, or where
+    another callback records the same: `relu_stats/activations/...`.
+
     Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
     passes on what all of them recorded."""
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`
@@ -43,33 +47,39 @@ class StatsLogger(Callback):
         points:int=50 # Values of each statistic that an epoch has at most; neighbouring steps are merged
     ):
         super().__init__()
-        if points < 1: raise ValueError(f"points={points} must be at least 1 an epoch")
+        check_whole('points', points)
         self.points, self.logged = points, {}
 
     def before_fit(self):
-        self.on = not aside(self.learn)
-        if self.on and is_rank0(): self.open()
+        if not aside(self.learn) and is_rank0(): self.open()
 
     def after_epoch(self):
-        if not self.on: return
+        if aside(self.learn): return
         merge_all(self.learn)
         if is_rank0(): self.log()
 
     def after_fit(self):
-        if not (self.on and is_rank0()): return
+        if aside(self.learn) or not is_rank0(): return
         self.log()
         self.close()
 
     def log(self):
         "Pass on what is new"
-        for rec in records(self.learn):
-            for phase, part in (('', rec.train), ('valid/', rec.valid)) if isinstance(rec, Record) else (('', rec),):
-                tag = f'{phase}{rec.what}'
-                new = np.flatnonzero(part.columns['last'] > self.logged.get(tag, -1))
-                if not len(new): continue
-                self.logged[tag] = int(part.columns['last'][-1])
-                if isinstance(rec, Record): self._log_record(tag, part._part(new))
-                else: self._log_units(tag, part, new)
+        usual = set()
+        for cb in watching(self.learn):
+            for rec in cb.records:
+                own = cb.name != cb.usual_name or rec.what in usual
+                usual.add(rec.what)
+                self._log_parts(f'{cb.name}/'*own, rec)
+
+    def _log_parts(self, name, rec):
+        for phase, part in (('', rec.train), ('valid/', rec.valid)) if isinstance(rec, Record) else (('', rec),):
+            tag = f'{name}{phase}{rec.what}'
+            new = np.flatnonzero(part.columns['last'] > self.logged.get(tag, -1))
+            if not len(new): continue
+            self.logged[tag] = int(part.columns['last'][-1])
+            if isinstance(rec, Record): self._log_record(tag, part._part(new))
+            else: self._log_units(tag, part, new)
 
     def _log_record(self, tag, part):
         few, one = part.merged(self.points), part.merged()
@@ -99,7 +109,8 @@ class TensorBoardStats(StatsLogger):
         try: import torch.utils.tensorboard
         except ImportError: raise ImportError("TensorBoard is missing: pip install 'fastai_actstats[tensorboard]'") from None
         super().__init__(points)
-        self.log_dir, self.writer = log_dir, None
+        if log_dir is not None: check_path('log_dir', log_dir)
+        self.log_dir, self.writer, self.own = log_dir, None, False
 
     def open(self): self.writer = None
 
@@ -138,6 +149,7 @@ class WandbStats(StatsLogger):
         try: import wandb
         except ImportError: raise ImportError("Weights & Biases is missing: pip install 'fastai_actstats[wandb]'") from None
         super().__init__(points)
+        self.theirs, self._given, self._defined = None, points, set()
 
     def open(self):
         import wandb

@@ -14,6 +14,7 @@ import threading
 import numpy as np
 import torch
 
+from .arguments import check_choice, check_whole
 from .bins import Bins
 from .kernels.eager import empty
 from .record import Record
@@ -26,8 +27,10 @@ __all__ = ['PHASES', 'Recorder']
 PHASES = 'train', 'valid', 'both'
 
 class Recorder:
-    "The time line of one callback: rows to fold into, and a ring for each phase to commit them to"
-    ring_type = Ring
+    """The time line of one callback: rows to fold into, and a ring for each phase to commit them to.
+
+    `record` may be read in any thread: one lock is held while a batch is committed and while what is held is read."""
+    ring_type, what = Ring, 'activations'
 
     def __init__(self,
         bins:Bins, # Bin edges and near-zero threshold
@@ -35,16 +38,17 @@ class Recorder:
         every:int=1, # Record every so many steps
         phase:str='train' # 'train', 'valid' or 'both'
     ):
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
-            raise TypeError(f"every={every!r} must be a whole number of steps")
-        if every < 1: raise ValueError(f"every={every} must be at least 1 step")
-        if phase not in PHASES: raise ValueError(f"phase={phase!r} must be one of {PHASES}")
-        self.bins, self.every, self.phase, self.lock = bins, every, phase, threading.Lock()
+        check_whole('every', every, of='steps')
+        check_choice('phase', phase, PHASES)
+        self.bins, self.every, self.phase, self.lock = bins, every, phase, threading.RLock()
         self.rings = {valid: self.ring_type(capacity, 0, bins, when_full) for valid in (False, True) if phase in ('both', PHASES[valid])}
         self.reset()
 
     def reset(self):
         "Forget everything recorded"
+        with self.lock: self._forget()
+
+    def _forget(self):
         self.names, self.info, self.left_out, self.optional = [], {}, set(), set()
         self.step, self.epoch, self.fit, self.batch, self.muted, self._mark, self._cache = 0, -1, -1, 0, 0, None, None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
@@ -58,6 +62,7 @@ class Recorder:
         "A fit begins: its first batch is a step of its own, whatever the last fit left unfinished"
         if self._part: self.step, self._part = self.step + 1, False
         self.left_out.clear()
+        for known in self.info.values(): known.pop('left_out', None)
         self.muted = 0
 
     def prepare(self,
@@ -65,9 +70,10 @@ class Recorder:
         device:torch.device # Where most of them run
     ):
         "Rows for these layers beside those recorded before"
-        self.names += [n for n in names if n not in self.names]
         device = torch.device('cpu') if device.type == 'mps' else device  # no float64 there
-        for r in self.rings.values(): r.grow(len(self.names), device)
+        with self.lock:
+            self.names += [n for n in names if n not in self.names]
+            for r in self.rings.values(): r.grow(len(self.names), device)
         if self.rows is None or self.rows.shape[0] != len(self.names) or self.rows.device != device:
             self._blank = empty(len(self.names), bins=self.bins, device=device)
             self.rows = self._blank.clone()
@@ -81,9 +87,13 @@ class Recorder:
 
     def leave_out(self, name:str):
         "Record this layer no more until the next fit"
-        self.left_out.add(name)
+        self._leave_out(name)
         for n in self.names:
             if n == name or n.startswith(f'{name}:'): self.row(n).copy_(self._blank[0])
+
+    def _leave_out(self, name):
+        self.left_out.add(name)
+        self.info.setdefault(name, {})['left_out'] = True
 
     def row(self, name:str) -> torch.Tensor: return self.rows[self.names.index(name)]  # float64 [B+9]
 
@@ -114,7 +124,8 @@ class Recorder:
         if self._mark is None or mark[0] != self._mark[0]: self.fit += 1
         if mark != self._mark: self.epoch += 1
         self._mark = mark
-        try: self.push(self.step if self.training else max(self.step - 1, 0), part)
+        try:
+            with self.lock: self.push(self.step if self.training else max(self.step - 1, 0), part)
         finally: self.rows.copy_(self._blank)  # `dirty` is false already: an interrupt must not commit twice
 
     def push(self, step:int, part:bool):
@@ -134,8 +145,9 @@ class Recorder:
     @property
     def record(self) -> Record:
         "What has been recorded so far: one transfer from the device, kept until there is more"
-        if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
-        return self._cache[1]
+        with self.lock:
+            if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
+            return self._cache[1]
 
     @property
     def version(self): return tuple(r.version for r in self.rings.values()), len(self.left_out)  # changes with every commit
@@ -146,10 +158,13 @@ class Recorder:
         order = np.lexsort((columns['valid'], columns['last']))
         silent = self.left_out | self.optional
         kept = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, 0].any()]
-        return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, info=dict(self.info))
+        return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, self.what,
+                      self._known())
+
+    def _known(self): return {n: dict(known) for n, known in list(self.info.items())}  # a copy: layers met later are not in it
 
     @property
     def nbytes(self) -> int: return sum(r.nbytes for r in self.rings.values()) + (0 if self.rows is None else 2*self.rows.nbytes)
 
     def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k not in ('rows', '_blank', '_cache', 'lock')}
-    def __setstate__(self, state): self.__dict__.update(state, rows=None, _blank=None, _cache=None, lock=threading.Lock())
+    def __setstate__(self, state): self.__dict__.update(state, rows=None, _blank=None, _cache=None, lock=threading.RLock())

@@ -13,8 +13,11 @@ from pathlib import Path
 
 from fastai.basics import Callback
 
+from .arguments import check_notes, check_path
 from .distributed import is_rank0, merge_all, world
+from .health import watching
 from .record import Record
+from .watch import aside
 
 # %% auto #0
 __all__ = ['SaveRecord']
@@ -24,7 +27,8 @@ class SaveRecord(Callback):
     """Writes each epoch what the learner's callbacks have recorded; a file is replaced whole or not at all.
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one, without
-    it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`. A file that can't be written is warned
+    it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`; further records of a callback have what
+    they hold in their names, `run.weight_stats.updates.npz`. A file that can't be written is warned
     of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
     recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
@@ -34,23 +38,30 @@ class SaveRecord(Callback):
         notes=None # What is to be known of the run again: anything that JSON holds
     ):
         super().__init__()
-        self.fname, self.notes, self._last, self._failed = Path(fname), notes, {}, False
+        check_notes(notes)
+        self.fname, self.notes, self._last, self._failed = check_path('fname', fname), notes, {}, False
 
     def before_fit(self):
-        self.run, self._failed = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds'), False
-        if self.run and not self.records():
+        if aside(self.learn): return
+        self._failed = False
+        if not self.records():
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: no callback of the learner records, as ActStats does")
 
     def after_epoch(self):
+        if aside(self.learn): return
         merge_all(self.learn)
         self.write()
 
-    def after_fit(self): self.write()  # of an epoch that was cut short
+    def after_fit(self):
+        if not aside(self.learn): self.write()  # of an epoch that was cut short
 
-    def records(self) -> dict: # Callback's name → `Record`
+    def records(self) -> dict: # Callback's name, and what further records of it hold → `Record`
         "What the learner's callbacks have recorded so far, `act_stats` first"
-        found = {cb.name: cb.record for cb in self.learn.cbs if hasattr(type(cb), 'record')}
-        return {n: found[n] for n in sorted(found, key='act_stats'.__ne__) if isinstance(found[n], Record)}
+        found = {}
+        for cb in sorted(watching(self.learn), key=lambda cb: cb.name != 'act_stats'):
+            some = [rec for rec in cb.records if isinstance(rec, Record)]
+            for i, rec in enumerate(some): found[cb.name if not i else f"{cb.name}.{rec.what.replace(' ', '_')}"] = rec
+        return found
 
     def file(self, name:str) -> Path:
         "Where the record of the callback `name` is written"
@@ -62,7 +73,7 @@ class SaveRecord(Callback):
     def write(self):
         "Write what is new"
         for name, rec in self.records().items():
-            missing = getattr(getattr(getattr(self.learn, name), 'ranks', None), 'missing', False)
+            missing = any(cb.ranks.missing for cb in watching(self.learn) if cb.name == name.partition('.')[0])
             alone = missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
             if not (is_rank0() or alone) or rec is self._last.get(name) or not len(rec): continue
             try: rec.save(self.file(name), self.notes)

@@ -59,7 +59,7 @@ def fold_all(
             for row, value in zip(old, merge(torch.stack([torch.stack(old), new]))): row.copy_(value)
 
 # %% ../nbs/10_weights.ipynb #weight-stats
-KINDS = {'weights': '', 'gradients': ' grad', 'updates': ' update'}
+KINDS = {'weights': '', 'weight gradients': ' grad', 'updates': ' update'}
 
 class WeightStats(StatsCallback):
     """Statistics and histograms of parameters, their gradients and their updates, step by step, in fixed memory.
@@ -81,10 +81,11 @@ class WeightStats(StatsCallback):
         every:int=1, # Record every so many training steps
         capacity:int=256, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
-        kernel:str='auto' # One of `summary.KERNELS`
+        kernel:str='auto', # One of `summary.KERNELS`
+        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
         check_kernel(kernel)
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, ranks='local')
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, 'local', name)
         self.kernel, self._params, self._types, self._index, self._parts = kernel, {}, {}, {}, {}
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
 
@@ -128,7 +129,7 @@ class WeightStats(StatsCallback):
 
     def _tell(self):
         "Gradients, before the step: some of fastai's optimisers add weight decay to them"
-        self._fold('gradients', {n: p.grad for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
+        self._fold('weight gradients', {n: p.grad for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
         self._told = True
 
     def _copy(self):
@@ -166,17 +167,18 @@ class WeightStats(StatsCallback):
         if what in self._parts: return self._parts[what]
         others = tuple(filter(None, KINDS.values()))
         kept = [i for i, n in enumerate(all_three.layers) if (n.endswith(end) if end else not n.endswith(others))]
-        res = all_three[kept]
-        res.layers, res.what = [n.removesuffix(end) for n in res.layers], what
-        self._parts[what] = res
-        return res
+        part = all_three[kept]
+        self._parts[what] = part.replace(layers=[n.removesuffix(end) for n in part.layers], what=what)
+        return self._parts[what]
 
     @property
     def record(self) -> Record: return self._part('weights')  # before each step
     @property
-    def grads(self) -> Record: return self._part('gradients')  # as the optimiser got them
+    def grads(self) -> Record: return self._part('weight gradients')  # as the optimiser got them
     @property
     def updates(self) -> Record: return self._part('updates')  # weights after the step less those before
+    @property
+    def records(self) -> list: return [self.record, self.updates, self.grads]
 
     def update_ratio(self) -> np.ndarray: # float64 [T, P], columns and parameters as in `record`
         "See the function `update_ratio`"
