@@ -399,6 +399,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'fastai_actstats.health._causes': ('health.html#_causes', 'fastai_actstats/health.py'),
                                         'fastai_actstats.health._chosen': ('health.html#_chosen', 'fastai_actstats/health.py'),
                                         'fastai_actstats.health._in_order': ('health.html#_in_order', 'fastai_actstats/health.py'),
+                                        'fastai_actstats.health._lost': ('health.html#_lost', 'fastai_actstats/health.py'),
                                         'fastai_actstats.health._ran': ('health.html#_ran', 'fastai_actstats/health.py'),
                                         'fastai_actstats.health._seen': ('health.html#_seen', 'fastai_actstats/health.py'),
                                         'fastai_actstats.health.diagnose': ('health.html#diagnose', 'fastai_actstats/health.py'),

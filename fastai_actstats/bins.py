@@ -41,6 +41,9 @@ class Bins:
             raise TypeError(f"bins={self.n!r} must be a whole number of bins or a `Bins`")
         if not 1 <= self.n <= MOST_BINS: raise ValueError(f"bins={self.n} must be at least 1 and at most {MOST_BINS}")
         for name in ('lo', 'hi', 'eps'): object.__setattr__(self, name, self._number(name))
+        per = self.per_octave
+        if isinstance(per, (bool, str, float)) or per not in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256):
+            raise ValueError(f"per_octave={per!r} must be 0 or a power of two, 256 at most")
         if not self.lo < self.hi: raise ValueError(f"range=({self.lo}, {self.hi}) must go from a smaller to a larger number")
         if self.eps < 0: raise ValueError(f"eps={self.eps} must be 0 or more")
         if not np.all(np.diff(self.edges.astype(np.float32)) > 0):
@@ -62,10 +65,10 @@ class Bins:
         eps:float=0.05 # `abs(x) <= eps` is near zero
     ) -> Bins:
         "`n` bins of equal width; a `Bins` given as `n` is returned as it is"
-        if isinstance(n, Bins): return n
         try: lo, hi = range
         except (TypeError, ValueError): raise TypeError(f"range={range!r} must be a pair of numbers (low, high)") from None
-        return cls(n, lo, hi, eps)
+        given = cls(1 if isinstance(n, Bins) else n, lo, hi, eps)
+        return n if isinstance(n, Bins) else given
 
     @classmethod
     def symlog(cls,

@@ -93,7 +93,8 @@ def _chosen(rules, thresholds):
         if not isinstance(values, dict): raise TypeError(f"{n}={values!r} must be a dict of thresholds, such as {n}=dict(steps=5)")
         for k in set(values) - set(RULES[n.replace('-', '_')].thresholds):
             raise ValueError(f"rule {n!r} has no threshold {k!r}: {', '.join(RULES[n.replace('-', '_')].thresholds) or 'it has none'}")
-        for k, value in values.items(): check_number(f'{n}: {k}', value)
+        for k, default in RULES[n.replace('-', '_')].thresholds.items():
+            if isinstance(default, (int, float)): check_number(f'{n}: {k}', values.get(k, default))
     return {n: (r, thresholds.get(n, thresholds.get(said[n], {}))) for n, r in chosen.items()}
 
 def _causes(findings):
@@ -109,15 +110,17 @@ def _ran(rec):
     if isinstance(rec, UnitRecord): return [n for n in rec.layers if rec.seen[n].any()]
     return [n for n, any_value in zip(rec.layers, rec.count.any(0)) if any_value]
 
+def _lost(rec): return [n for n, known in rec.info.items() if known.get('left_out')]  # layers that were left out
+
 def _seen(name, rec, read):
     "What was looked at in a record, and what could not be: a phrase for one of them"
-    ran, lost = _ran(rec), [n for n, known in rec.info.items() if known.get('left_out')]
+    ran, lost = _ran(rec), _lost(rec)
     listed = ', '.join(map(repr, lost[:6])) + (', ...' if len(lost) > 6 else '')
     if not ran:
         why = f"all {len(lost)} layers were left out ({listed})" if lost else f"{len(rec.layers)} layers were watched and none has a value"
         return None, f"Nothing of {name} could be looked at: {why}."
     if not read: return None, None
-    layers = f"{len(ran)} layers" if len(ran) == len(rec.layers) else f"{len(ran)} of {len(rec.layers)} layers"
+    layers = f"{len(ran)} of "*(len(ran) < len(rec.layers)) + f"{len(rec.layers)} layer{'s'*(len(rec.layers) > 1)}"
     return f"{name} of {layers} over {rec.columns['last'].max() + 1} steps" + f" (left out: {listed})"*bool(lost), None
 
 def examine(
@@ -128,9 +131,10 @@ def examine(
     "One report on several records"
     chosen = _chosen(rules, thresholds)
     groups = records if isinstance(records, Mapping) else {'': records}
-    held = [(name, rec) for name, some in groups.items() for rec in some if len(rec)]
+    held = [(name, rec) for name, some in groups.items() for rec in some if len(rec) or _lost(rec)]
     if not held: return Report([], blind="Nothing is recorded.")
-    parts = [(name, _in_order(rec)) for name, rec in held if rec.layers]
+    ordered = [(name, rec, _in_order(rec)) for name, rec in held]
+    parts = [(name, rec) for name, _, rec in ordered if len(rec) and rec.layers]
     several = Counter(rec.what for _, rec in held)
     found, read = [], set()
     for name, rec in parts:
@@ -138,17 +142,18 @@ def examine(
         place = {n: i for i, n in enumerate(rec.layers)}
         for r, values in chosen.values():
             if rec.what not in r.what or not set(r.needs) <= set(kinds): continue
-            read.add((name, rec.what))
+            read.update(id(o) for o in (rec, *(kinds[k] for k in r.needs)))
             with np.errstate(all='ignore'), warnings.catch_warnings():
                 warnings.simplefilter('ignore', RuntimeWarning)  # layers that did not run are nan
                 found += [(f.since, rec.what != 'activations', place.get(f.layer, -1), f, f'{name}: '*(bool(name) and several[rec.what] > 1))
                           for f in r.check(rec, *(kinds[k] for k in r.needs), **values)]
-    seen = [_seen(f'{rec.what} ({name})' if name and several[rec.what] > 1 else rec.what, rec, (name, rec.what) in read) for name, rec in held]
+    seen = [_seen(f'{rec.what} ({name})' if name and several[rec.what] > 1 else rec.what, rec, id(part) in read)
+            for name, rec, part in ordered]
     looked, blind = ([o for o in some if o] for some in zip(*seen))
     if not looked and not blind: blind = [f"Nothing was looked at: these rules do not read {' and '.join(sorted(several))}."]
-    ordered = sorted(found, key=lambda o: o[:3])
-    of = {id(f): label for *_, f, label in ordered}
-    findings = [f._replace(layer=of[id(f)] + f.layer) for f in _causes([f for *_, f, _ in ordered])]
+    found.sort(key=lambda o: o[:3])
+    of = {id(f): label for *_, f, label in found}
+    findings = [f._replace(layer=of[id(f)] + f.layer) for f in _causes([f for *_, f, _ in found])]
     return Report(findings, f"Looked at {'; '.join(looked)}." if looked else '', ' '.join(blind))
 
 def report(
@@ -185,7 +190,7 @@ class StopOnTrouble(Callback):
     """Ends the fit, as fastai's `CancelFitException` does, when a rule finds something; records and weights stay as they are.
 
     Reading the record waits for the device, so it is done every `every` training steps and at the end of each epoch only."""
-    order = 55  # after `Recorder`, so that the step's loss is kept
+    order, _only_train_loop = 55, True  # after `Recorder`, so that the step's loss is kept; not in `learn.summary()`
     def __init__(self,
         rules=('nonfinite', 'exploding', 'exploding_gradients', 'dead'), # Names of rules; None: all
         *,

@@ -78,7 +78,7 @@ class LiveStats(Callback):
 
     Of processes that train together all must have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
     title says, and at the end of an epoch what all ranks did."""
-    order = 65  # after the progress bar
+    order, _only_train_loop = 65, True  # after the progress bar; not in `learn.summary()`
     first_guess = .5  # seconds that the first picture is expected to take
 
     def __init__(self,

@@ -41,6 +41,7 @@ class StatsLogger(Callback):
     Reading a record waits for the device: that happens once an epoch. Of processes that train together all must have it, and rank 0
     passes on what all of them recorded."""
     order = 50.5  # between `Recorder` and fastai's own loggers, which close their files in `after_fit`
+    _only_train_loop = True  # not in `learn.summary()`
     stats = 'mean', 'std', 'near_zero'
 
     def __init__(self,

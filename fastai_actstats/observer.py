@@ -28,6 +28,7 @@ class Observer(Callback):
     says otherwise. An attribute that the callback lacks is looked for in what it `holds`, then among the learner's own attributes
     (`dls`, `model`, `training`, ...), and nowhere else: neither in the learner's methods nor in the model."""
     holds, held = 'record', Record  # attribute that is asked, and the class of what it gives
+    _only_train_loop = True  # fastai takes such callbacks off for `learn.summary()`, which fires the events of a fit
 
     def __init__(self,
         name:str|None=None # `learn.<name>`; None: by the class, numbered where a learner has one already

@@ -32,6 +32,7 @@ class SaveRecord(Callback):
     of, once a fit, and training goes on. Of processes that train together all must have it, and rank 0 writes; what other ranks
     recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz` (see `ranks.merge_records`)."""
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
+    _only_train_loop = True  # not in `learn.summary()`
 
     def __init__(self,
         fname:str='run.npz', # File, relative to `learn.path`
