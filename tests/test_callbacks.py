@@ -122,6 +122,10 @@ def do(what, learn, cbs, count):
     if what in ('on', 'off'): [DO[what](learn, cb) for cb in cbs]
     else: DO[what](learn, cbs[0])
     for cb in cbs: check(learn, cb, count)
+    if what != 'fit' or not cbs[0].learn: return
+    for cb in cbs:  # a fit that went through is kept whole
+        if isinstance(cb, SaveRecord): assert Record.load(learn.path/'run.npz') == learn.act_stats.record
+        if isinstance(cb, (TensorBoardStats, WandbStats)): assert cb.logged['activations'] == learn.act_stats.record.steps[-1, 1]
 
 @pytest.mark.filterwarnings('ignore:numpy.core is deprecated')  # as fastai loads the weights it saved
 @pytest.mark.parametrize('name', WATCHERS)
@@ -170,10 +174,10 @@ def test_an_evaluation_in_the_middle_of_a_fit(name, tmp_path, monkeypatch):
     if isinstance(cb, (TensorBoardStats, WandbStats)): assert cb.logged['activations'] == 2*TRAIN - 1
 
 def test_an_epoch_that_an_exception_ended_buries_no_unit(tmp_path):
-    "Units that were alive in the first batch only of an epoch that was left, and in none of `lr_find`"
-    learn = learner(tmp_path, watch := DeadUnits())
+    "Units that were silent in the only batch of an epoch that was left are not dead, whatever epochs `lr_find` goes through"
+    learn = learner(tmp_path, watch := DeadUnits(nn.ReLU))
+    with torch.no_grad(): learn.model[0].bias[:3] = -99.
     broken(RuntimeError('enough'))(learn, watch)
-    learn.model.requires_grad_(True)
     before = {n: f.copy() for n, f in watch.record.fates.items()}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
