@@ -198,8 +198,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'fastai_actstats.distributed': { 'fastai_actstats.distributed.Met': ('distributed.html#met', 'fastai_actstats/distributed.py'),
                                              'fastai_actstats.distributed.Ranks': ( 'distributed.html#ranks',
                                                                                     'fastai_actstats/distributed.py'),
-                                             'fastai_actstats.distributed.Ranks.__getstate__': ( 'distributed.html#ranks.__getstate__',
-                                                                                                 'fastai_actstats/distributed.py'),
                                              'fastai_actstats.distributed.Ranks.__init__': ( 'distributed.html#ranks.__init__',
                                                                                              'fastai_actstats/distributed.py'),
                                              'fastai_actstats.distributed.Ranks.begin': ( 'distributed.html#ranks.begin',

@@ -17,7 +17,7 @@ from fastai.basics import L
 from . import health, pictures  # give records their report and their pictures
 from .arguments import check_function, check_whole
 from .bins import Bins
-from .distributed import Ranks
+from .distributed import Ranks, world
 from .layers import choose, follows, named_layers
 from .observer import Recording
 from .record import Record
@@ -82,6 +82,8 @@ class StatsCallback(Recording):
             if self._taps and compiled(self.learn.model) and not self.learn.lock.locked(): Watch.join(self.learn, self)  # `lr_find`
             return
         self._names, self._anew = list(self.chosen()), False
+        rank, size = world()
+        self.recorder.ranks = (rank,) if size > 1 else ()
         self.recorder.begin()
         self.fit_id = object()
         self.ranks.begin(self.name)

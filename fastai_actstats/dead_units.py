@@ -142,7 +142,7 @@ class UnitRecorder(Recorder):
         of = {n: rows[:, p].numpy() for n, p in kept.items()}
         known = {n: o for n, o in self._known().items() if n in kept or n in self.left_out}
         return UnitRecord(columns, known, {n: r[:, 1:] for n, r in of.items()},
-                          {n: r[:, 0] for n, r in of.items()}, {n: fates[2:, p][:, 1:].numpy() for n, p in kept.items()})
+                          {n: r[:, 0] for n, r in of.items()}, {n: fates[2:, p][:, 1:].numpy() for n, p in kept.items()}, self.ranks)
 
     @property
     def nbytes(self) -> int: return super().nbytes + (0 if self.fates is None else self.fates.nbytes + self.now.nbytes)

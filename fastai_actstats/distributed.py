@@ -156,7 +156,7 @@ class Ranks:
         self.mode, self.fit, self.meetings = mode, 0, 0
         self.reset()
 
-    def reset(self): self.version, self.merged, self.several, self.missing, self._own = None, None, {}, False, None
+    def reset(self): self.version, self.merged, self.several, self.missing = None, None, {}, False
 
     def begin(self, name:str):
         "A fit of the callback `name` begins"
@@ -191,14 +191,8 @@ class Ranks:
 
     def record(self, local:Record, version) -> Record:
         "The merged record, or the local one where there is newer"
-        rank, size = world()
         if self.merged is not None and version == self.version: return self.merged
-        own = (rank,) if size > 1 else ()
-        if local.ranks == own: return local
-        if self._own is None or self._own[0] is not local: self._own = local, local.replace(ranks=own)  # the same until there is more
-        return self._own[1]
-
-    def __getstate__(self): return dict(self.__dict__, _own=None)
+        return local
 
     def by_rank(self, local:Record, version) -> ByRank:
         "Every rank's record, as far as they are here"

@@ -30,7 +30,7 @@ class Recorder:
     """The time line of one callback: rows to fold into, and a ring for each phase to commit them to.
 
     `record` may be read in any thread: one lock is held while a batch is committed and while what is held is read."""
-    ring_type, what = Ring, 'activations'
+    ring_type, what, ranks = Ring, 'activations', ()  # the latter two as of the records that come
 
     def __init__(self,
         bins:Bins, # Bin edges and near-zero threshold
@@ -159,7 +159,7 @@ class Recorder:
         silent = self.left_out | self.optional
         kept = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, 0].any()]
         return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, self.what,
-                      self._known())
+                      self._known(), self.ranks)
 
     def _known(self): return {n: dict(known) for n, known in list(self.info.items())}  # a copy: layers met later are not in it
 
