@@ -20,6 +20,7 @@ Modules:
 - `fastai_actstats.loggers`: What was recorded, in TensorBoard and Weights & Biases
 - `fastai_actstats.look`: Running a trained model once, on an input of any kind, and leaving no trace of it
 - `fastai_actstats.markup`: HTML in which every name, note and number is text
+- `fastai_actstats.observer`: What every observing callback is on a learner: a name of its own, and all that its record offers
 - `fastai_actstats.pictures`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.recorder`: The time line of one callback: what its batches add up to, step by step

@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 # %% auto #0
-__all__ = ['Bins']
+__all__ = ['MOST_BINS', 'Bins']
 
 # %% ../nbs/00_bins.ipynb #bins-class
+MOST_BINS = 2**20  # and what a file may hold
+
 @dataclass(frozen=True)
 class Bins:
     """Edges of `n` bins from `lo` to `hi`, and the size `eps` up to which a value counts as near zero.
@@ -37,17 +39,22 @@ class Bins:
     def __post_init__(self):
         if isinstance(self.n, bool) or not isinstance(self.n, (int, np.integer)):
             raise TypeError(f"bins={self.n!r} must be a whole number of bins or a `Bins`")
-        if self.n < 1: raise ValueError(f"bins={self.n} must be at least 1")
+        if not 1 <= self.n <= MOST_BINS: raise ValueError(f"bins={self.n} must be at least 1 and at most {MOST_BINS}")
         for name in ('lo', 'hi', 'eps'): object.__setattr__(self, name, self._number(name))
+        per = self.per_octave
+        if isinstance(per, (bool, str, float)) or per not in (0, 1, 2, 4, 8, 16, 32, 64, 128, 256):
+            raise ValueError(f"per_octave={per!r} must be 0 or a power of two, 256 at most")
         if not self.lo < self.hi: raise ValueError(f"range=({self.lo}, {self.hi}) must go from a smaller to a larger number")
         if self.eps < 0: raise ValueError(f"eps={self.eps} must be 0 or more")
         if not np.all(np.diff(self.edges.astype(np.float32)) > 0):
             raise ValueError(f"{self.n} bins in range=({self.lo}, {self.hi}) are narrower than float32 can tell apart")
 
     def _number(self, name):
-        try: value = float(getattr(self, name))
-        except (TypeError, ValueError):
-            raise TypeError(f"{name}={getattr(self, name)!r} must be a number") from None
+        value = getattr(self, name)
+        try:
+            if isinstance(value, (str, bytes, bool)): raise TypeError
+            value = float(value)
+        except (TypeError, ValueError): raise TypeError(f"{name}={value!r} must be a number") from None
         if not math.isfinite(value) or abs(value) > 1e38: raise ValueError(f"{name}={value} must be finite (in float32)")
         return value
 
@@ -58,10 +65,10 @@ class Bins:
         eps:float=0.05 # `abs(x) <= eps` is near zero
     ) -> Bins:
         "`n` bins of equal width; a `Bins` given as `n` is returned as it is"
-        if isinstance(n, Bins): return n
         try: lo, hi = range
         except (TypeError, ValueError): raise TypeError(f"range={range!r} must be a pair of numbers (low, high)") from None
-        return cls(n, lo, hi, eps)
+        given = cls(1 if isinstance(n, Bins) else n, lo, hi, eps)
+        return n if isinstance(n, Bins) else given
 
     @classmethod
     def symlog(cls,
@@ -71,7 +78,8 @@ class Bins:
         eps:float=1e-8 # `abs(x) <= eps` is near zero
     ) -> Bins:
         "Bins that grow with the distance from zero, the same on both sides"
-        low, high, per = math.log2(tiny), math.log2(hi), math.log2(per_octave)
+        try: low, high, per = math.log2(tiny), math.log2(hi), math.log2(per_octave)
+        except (TypeError, ValueError): low = high = per = math.nan
         if not (low.is_integer() and high.is_integer() and per.is_integer() and -126 <= low < high <= 126 and 0 <= per <= 8):
             raise ValueError(f"tiny={tiny}, hi={hi} and per_octave={per_octave} must be powers of two, with "
                              "2**-126 <= tiny < hi <= 2**126 and 1 <= per_octave <= 256")

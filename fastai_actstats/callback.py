@@ -7,7 +7,6 @@ A callback turns fastai's events into `open`, `close` and `settle` of a `recorde
 # %% ../nbs/08_callback.ipynb #imports
 from __future__ import annotations
 
-import copy
 import warnings
 from functools import partial
 from itertools import chain
@@ -16,10 +15,12 @@ import torch
 from fastai.basics import L
 
 from . import health, pictures  # give records their report and their pictures
+from .arguments import check_function, check_whole
 from .bins import Bins
 from .kernels.dispatch import check_kernel
 from .layers import NothingToWatch, choose, follows, named_layers, type_name
-from .distributed import Ranks, begin_fit
+from .distributed import Ranks, begin_fit, world
+from .observer import Recording
 from .record import Record
 from .recorder import Recorder
 from .visitor import Visitor
@@ -29,7 +30,7 @@ from .watch import Tap, Watch, aside, call_names, compiled
 __all__ = ['StatsCallback', 'LayerStats', 'ActStats']
 
 # %% ../nbs/08_callback.ipynb #stats-callback
-class StatsCallback(Visitor):
+class StatsCallback(Visitor, Recording):
     "Watches layers during training and holds a `Record`; what is watched is the subclass's business"
     order = -20  # as fastai's: a batch is committed before callbacks like `TerminateOnNaN` can end the fit
     what = 'activations'
@@ -37,10 +38,13 @@ class StatsCallback(Visitor):
     def __init__(self,
         recorder:Recorder, # Holds bins, rings and time line
         layers=None, # See `layers.choose`
-        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
+        ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
+        name:str|None=None # `learn.<name>`, see `Observer`
     ):
-        super().__init__()
-        self.recorder, self.layers, self.ranks, self._names, self._taps, self._anew, self._met = recorder, layers, Ranks(ranks), [], {}, False, None
+        super().__init__(name)
+        self.recorder, self.layers, self.ranks, self.fit_id = recorder, layers, Ranks(ranks), object()
+        self.recorder.what = self.what
+        self._names, self._taps, self._anew, self._met = [], {}, False, None
         self._idle = False  # has it said that there is nothing to watch?
 
     def taps(self) -> list: # of (module, forward hook)
@@ -93,6 +97,8 @@ class StatsCallback(Visitor):
             if self._taps and compiled(self.learn.model) and not self.learn.lock.locked(): Watch.join(self.learn, self)  # `lr_find`
             return
         self._names, self._anew = self._found(), False
+        rank, size = world()
+        self.recorder.ranks = (rank,) if size > 1 else ()
         self.recorder.begin()
         self.fit_id = object()
         begin_fit(self.learn, self)
@@ -128,27 +134,22 @@ class StatsCallback(Visitor):
 
     def merge_ranks(self, at=None):
         "Merge what the processes that train together recorded so far: to be called on all of them, as happens when a fit ends"
-        if self.merges: self.ranks.meet(self.name, self._local, self.recorder.version, at=at)
+        if self.merges: self.ranks.meet(self.name, lambda: self.recorder.record, self.recorder.version, at=at)
 
     def _mark(self): return id(self.fit_id), self.learn.epoch
     def rest(self):
         "An epoch was left, in whatever way"
         self.recorder.settle(self._mark())
 
-    def _local(self):
-        res = self.recorder.record
-        res.what = self.what
-        return res
-
     @property
     def record(self) -> Record:
         "What has been recorded so far, on the host: by all ranks after a fit, by this one (see `record.ranks`) during it"
-        return self.ranks.record(self._local(), self.recorder.version)
+        return self.ranks.record(self.recorder.record, self.recorder.version)
 
     @property
     def by_rank(self):
         "Rank → its own `Record`, with `ranks='each'` after a fit; else this rank's"
-        return self.ranks.by_rank(self._local(), self.recorder.version)
+        return self.ranks.by_rank(self.recorder.record, self.recorder.version)
 
     def reset(self):
         "Forget everything recorded"
@@ -164,24 +165,17 @@ class StatsCallback(Visitor):
 
     def __getstate__(self): return dict(super().__getstate__(), _taps={})
 
-    def __deepcopy__(self, memo):
-        res = memo[id(self)] = type(self).__new__(type(self))
-        learn = memo.get(id(self.learn))  # a copy of a learner's callback belongs to the copy, on its own it belongs to none
-        res.__dict__.update({k: copy.deepcopy(v, memo) for k, v in self.__getstate__().items() if k != 'learn'}, learn=learn)
-        return res
-
 # %% ../nbs/08_callback.ipynb #layer-stats-class
 class LayerStats(StatsCallback):
     "Watches layers with a tap each, which folds into a `Recorder`"
     def __init__(self,
         recorder:Recorder, # Holds bins, rings and time line
-        layers, pick, kernel, calls, ranks # See `ActStats`
+        layers, pick, kernel, calls, ranks, name=None # See `ActStats`
     ):
         check_kernel(kernel)
-        if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        if isinstance(calls, bool) or not isinstance(calls, int): raise TypeError(f"calls={calls!r} must be a whole number of calls")
-        if calls < 1: raise ValueError(f"calls={calls} must be at least 1")
-        super().__init__(recorder, layers, ranks)
+        check_function('pick', pick, 'from output to tensor')
+        check_whole('calls', calls, of='calls')
+        super().__init__(recorder, layers, ranks, name)
         self.pick, self.kernel, self.calls, self._unsure = pick, kernel, calls, False
 
     def tap(self, name:str) -> Tap: return Tap(self.recorder, name, self.pick, self.kernel, self.calls)
@@ -204,10 +198,13 @@ class LayerStats(StatsCallback):
 class ActStats(LayerStats):
     """Statistics and histograms of the outputs of chosen layers, batch by batch, in fixed memory.
 
-    Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. `near_zero` is the fraction of finite values with
-    `abs(x) <= eps` (fastai's `ActivationStats` counts `x <= 0.05`, every negative value too). Where a module is hooked, torch takes
-    `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid' validation takes the way that training takes. In a model compiled by inductor with
-    `nn.Dropout2d` and the like, random numbers fall otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
+    Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. All that its `record` offers it offers too: `report`,
+    `to_df`, `save`, ... `near_zero` is the fraction of finite values with `abs(x) <= eps` (fastai's `ActivationStats` counts
+    `x <= 0.05`, every negative value too).
+
+    Where a module is hooked, torch takes `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid' validation
+    takes the way that training takes. In a model compiled by inductor with `nn.Dropout2d` and the like, random numbers fall
+    otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
     def __init__(self,
         layers=None, # None (modules with parameters of their own), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
         *,
@@ -221,19 +218,17 @@ class ActStats(LayerStats):
         pick=None, # output -> tensor; None: the first floating-point tensor in it
         calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
-        ranks:str='merge' # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
+        ranks:str='merge', # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
+        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every, phase), layers, pick, kernel, calls, ranks)
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every, phase), layers, pick, kernel, calls,
+                         ranks, name)
 
-    # the methods of fastai's `ActivationStats`, and of the record
+    # the methods of fastai's `ActivationStats`
     def color_dim(self, layer=None, figsize=None, ax=None, **kwargs):
         "The colourful dimension of one layer (index or name), or of all"
         rec = self.record if layer is None else self.record[self.record.layer_index(layer)]
         return rec.color_dim(figsize=figsize, ax=ax, **kwargs)
-
-    def plot_stats(self, **kwargs):
-        "Mean, std and near-zero fraction of all layers against step"
-        return self.record.plot_stats(**kwargs)
 
     def plot_layer_stats(self, layer):
         "Mean, std and near-zero fraction of one layer (index or name) against step"

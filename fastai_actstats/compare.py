@@ -59,6 +59,12 @@ def _panels(n, columns, size, most=26):
         for ax in unused: ax.axis('off')
     return fig, by_layer[:n]
 
+def _kind(rec):
+    "What is compared; files of before 'weight gradients' call those 'gradients' too, and no layer in them has an order of running"
+    known = [rec.info.get(n, {}) for n in rec.layers]
+    of_weights = rec.what == 'gradients' and known and all('shape' in o and 'order' not in o for o in known)
+    return 'weight gradients' if of_weights else rec.what
+
 class Comparison:
     "Runs with the same layers, in the same bins. `runs` are their records, the matching layers under the names of the first run"
     def __init__(self,
@@ -67,7 +73,7 @@ class Comparison:
     ):
         if len(runs) < 2:
             raise ValueError(f"{len(runs)} run{'s'*(len(runs) != 1)} to compare: give two or more, as in compare(batchnorm=a, plain=b)")
-        kinds = {rec.what for rec in runs.values()}
+        kinds = {_kind(rec) for rec in runs.values()}
         if len(kinds) > 1: raise ValueError(f"{' and '.join(sorted(kinds))} are not compared with each other")
         if len({bool(rec.columns['valid'].all()) for rec in runs.values()}) > 1:
             raise ValueError("a run with training batches is not compared with one that has validation batches only")
@@ -81,9 +87,7 @@ class Comparison:
 
     def _alike(self, rec, names):
         part = rebin(rec[names], self.bins)
-        res = part.like(part.summary.rows, part.columns, self.layers)
-        res.info = {label: rec.info[n] for label, n in zip(self.layers, names) if n in rec.info}
-        return res
+        return part.replace(layers=self.layers, info={label: rec.info[n] for label, n in zip(self.layers, names) if n in rec.info})
 
     def _name(self, ax, i):
         "The layer's name beside the first of its panels, or in it where panels are small"

@@ -8,9 +8,12 @@ it stands, for each unit, the step at which it died and the one at which it woke
 # %% ../nbs/12_dead_units.ipynb #imports
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 
+from .arguments import check_choice, check_function, check_whole
 from .bins import Bins
 from .callback import StatsCallback
 from .layers import NothingToWatch, named_layers
@@ -18,7 +21,7 @@ from .recorder import Recorder
 from .ring import Ring
 from .unit_ranks import flat, unflat
 from .units import ALIVE, UnitRecord, activation_kind, alive, channel_axis, makers
-from .watch import Tap, call_names
+from .watch import Tap, aside, call_names
 
 # %% auto #0
 __all__ = ['MOST_CALLS', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
@@ -40,12 +43,12 @@ class UnitRecorder(Recorder):
         every:int=1 # Record every so many steps
     ):
         whole = isinstance(window, (int, np.integer)) and not isinstance(window, bool)
-        if window != 'epoch' and not (whole and window >= 1): raise ValueError(f"window={window!r} must be 'epoch' or a number of steps")
+        if not (window >= 1 if whole else isinstance(window, str) and window == 'epoch'): raise ValueError(f"window={window!r} must be 'epoch' or a number of steps")
         self.window = window
         super().__init__(Bins(1), capacity, 'merge', every)
 
-    def reset(self):
-        super().reset()
+    def _forget(self):
+        super()._forget()
         self.places, self.ran, self.heard = {}, set(), set()  # layer → slice; layers that ran in this step, in this epoch
         self.fates = self.now = None  # int64 [5, n]: last step alive, silent steps, step of death, of waking, deaths; bool [n]
         self._window_epoch, self._window_first = -1, 0
@@ -54,9 +57,10 @@ class UnitRecorder(Recorder):
     def prepare(self, names, device):
         "The vector and what belongs to it on this device"
         device, n = torch.device('cpu') if device.type == 'mps' else device, self.size
-        if self.fates is None: self.fates, self.now = torch.zeros(5, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-        self.fates, self.now = self.fates.to(device), self.now.to(device)
-        self.rings[False].grow(n, device)
+        with self.lock:
+            if self.fates is None: self.fates, self.now = torch.zeros(5, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
+            self.fates, self.now = self.fates.to(device), self.now.to(device)
+            self.rings[False].grow(n, device)
         if self.rows is None or self.rows.device != device:
             self._blank = torch.zeros(n, dtype=torch.int64, device=device)
             self.rows = self._blank.clone()
@@ -114,6 +118,9 @@ class UnitRecorder(Recorder):
 
     def end_epoch(self):
         "A whole epoch is over: those that were silent in it are dead"
+        with self.lock: self._end_epoch()
+
+    def _end_epoch(self):
         if self.window == 'epoch' and self.heard:
             silent = self.fates[0] < self._window_first
             for name, place in self.places.items():
@@ -133,8 +140,9 @@ class UnitRecorder(Recorder):
         (rows, columns), fates = self.rings[False].read(), None if self.fates is None else self.fates.to('cpu', copy=True)
         kept = {n: p for n, p in self.places.items() if n not in self.left_out or rows[:, p].any()}
         of = {n: rows[:, p].numpy() for n, p in kept.items()}
-        return UnitRecord(columns, {n: self.info[n] for n in kept}, {n: r[:, 1:] for n, r in of.items()},
-                          {n: r[:, 0] for n, r in of.items()}, {n: fates[2:, p][:, 1:].numpy() for n, p in kept.items()})
+        known = {n: o for n, o in self._known().items() if n in kept or n in self.left_out}
+        return UnitRecord(columns, known, {n: r[:, 1:] for n, r in of.items()},
+                          {n: r[:, 0] for n, r in of.items()}, {n: fates[2:, p][:, 1:].numpy() for n, p in kept.items()}, self.ranks)
 
     @property
     def nbytes(self) -> int: return super().nbytes + (0 if self.fates is None else self.fates.nbytes + self.now.nbytes)
@@ -179,7 +187,7 @@ class DeadUnits(StatsCallback):
     layer is dead in a window where none of its values is above 0; one of a tanh or sigmoid is saturated where all its values are
     (`units.ALIVE` has the limits). A module called several times in a forward pass has its units counted for each call,
     `'relu'`, `'relu:2'` ..., up to 8. Of processes that train together, a unit is dead where it is on all of them."""
-    what = 'units'
+    what, held = 'units', UnitRecord
 
     def __init__(self,
         layers=None, # None (activation modules), or layers as for `ActStats`
@@ -190,12 +198,14 @@ class DeadUnits(StatsCallback):
         every:int=1, # Look at every so many training steps
         capacity:int=256, # Windows kept; neighbours are merged when there are more
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
+        ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
+        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
-        if kind is not None and kind not in ALIVE: raise ValueError(f"kind={kind!r} must be None or one of {tuple(ALIVE)}")
-        if pick is not None and not callable(pick): raise TypeError(f"pick={pick!r} must be a function from output to tensor")
-        super().__init__(UnitRecorder(window, capacity, every), layers, ranks)
-        self.kind, self.channel_dim, self.pick = kind, channel_dim, pick
+        check_choice('kind', kind, (None, *ALIVE))
+        check_function('pick', pick, 'from output to tensor')
+        if channel_dim is not None: check_whole('channel_dim', channel_dim, -math.inf, of='axes')
+        super().__init__(UnitRecorder(window, capacity, every), layers, ranks, name)
+        self.kind, self.channel_dim, self.pick, self._whole = kind, channel_dim, pick, False
 
     def chosen(self):
         if self.layers is not None: return super().chosen()
@@ -209,7 +219,9 @@ class DeadUnits(StatsCallback):
         def make(n, m): return lambda: UnitTap(self.recorder, n, self.kind or activation_kind(m) or 'relu', axis(m), self.pick)
         return [self._kept(n, m, make(n, m)) for n, m in self._watched().items()]
 
-    def before_train(self): self._whole = True
+    def before_train(self):
+        self._whole = not aside(self.learn)
+        if self._whole: self.recorder.heard.clear()  # what was heard in an epoch that an exception ended
     def after_cancel_train(self): self._whole = False
     def after_train(self):
         if self._whole: self.recorder.end_epoch()
@@ -222,5 +234,3 @@ class DeadUnits(StatsCallback):
     def record(self) -> UnitRecord:
         "What has been recorded so far, on the host"
         return self.ranks.record(self.recorder.record, self.recorder.version)
-
-    def table(self): return self.record.table()  # see `UnitRecord.table`

@@ -18,6 +18,7 @@ from torch import distributed as dist
 
 from .exchange import LeftOut, Met, SLACK, meet, together, within
 from .ranks import ByRank, listed
+from .observer import Recording
 from .record import Record
 
 # %% auto #0
@@ -169,9 +170,7 @@ class Ranks:
 
     def record(self, local:Record, version) -> Record:
         "The merged record, or the local one where there is newer"
-        rank, size = world()
         if self.merged is not None and version == self.version: return self.merged
-        local.ranks = (rank,) if size > 1 else ()
         return local
 
     def by_rank(self, local:Record, version) -> ByRank:
@@ -189,7 +188,7 @@ def merge_all(
 
     A callback that calls this, and is not on every rank, has `together = EACH_EPOCH`: then nobody waits for the others."""
     for cb in learn.cbs:
-        if hasattr(cb, 'merge_epoch'): cb.merge_epoch()
+        if isinstance(cb, Recording): cb.merge_epoch()
 
 def begin_fit(
     learn, # `Learner`

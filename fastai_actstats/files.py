@@ -20,18 +20,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .bins import Bins
 from .disk import atomic, need, open_arrays, read_array, write_arrays
+from .arguments import check_notes
+from .bins import MOST_BINS, Bins
 from .kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
 from .ring import COLUMN
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST_BINS', 'MOST', 'made', 'write', 'peek', 'read']
+__all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
 
 # %% ../nbs/04_files.ipynb #write-code
 FORMAT, VERSION = 'fastai_actstats record', 1
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise
-MOST_BINS = 2**20
 MOST = 2**53  # of anything that is counted: float64 holds it
 
 def made() -> dict:
@@ -65,9 +65,7 @@ def write(
     made:dict|None=None # See `made`
 ) -> Path: # Where it is
     "Write a record so that at any moment either the old file or the new one is there, whole"
-    try: same = json.loads(json.dumps(notes)) == notes
-    except (TypeError, ValueError, RecursionError): same = False
-    if not same: raise TypeError(f"notes={notes!r} must be made of dicts with text keys, lists, text, numbers, booleans and None")
+    check_notes(notes)
     r = rows.detach().cpu().numpy()
     arrays = dict(columns=np.ascontiguousarray(columns, COLUMN), moments=np.ascontiguousarray(r[..., MEAN:], '<f8'),
                   **{name: np.ascontiguousarray(r[..., part], '<i8') for name, part in _INTEGERS.items()})

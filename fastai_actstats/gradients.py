@@ -137,9 +137,10 @@ class GradStats(LayerStats):
         pick=None, # output -> tensor; None: the first floating-point tensor in it
         kernel:str='auto', # One of `kernels.dispatch.KERNELS`
         calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
-        ranks:str='merge' # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
+        ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
+        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, pick, kernel, calls, ranks)
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, pick, kernel, calls, ranks, name)
 
         self._loss_pass, self._scale, self._ranks, self._own_loop = LossPass(), None, 1, False
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import shutil
 import textwrap
 import warnings
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
@@ -24,10 +26,13 @@ from .ranks import listed
 from .record import Record
 from .rules import RULES, Finding
 from .visitor import Visitor
+from .arguments import check_number, check_whole
+from .observer import Recording
+from .units import UnitRecord
 from .watch import aside
 
 # %% auto #0
-__all__ = ['NOTHING', 'Report', 'examine', 'report', 'watching', 'records', 'diagnose', 'StopOnTrouble']
+__all__ = ['NOTHING', 'Report', 'examine', 'report', 'watching', 'recorded', 'diagnose', 'StopOnTrouble']
 
 # %% ../nbs/21_health.ipynb #report-class
 class Report:
@@ -36,19 +41,23 @@ class Report:
 
     def __init__(self,
         findings:list[Finding], # Rows
-        looked:str='' # What was looked at, in a sentence
+        looked:str='', # What was looked at, in a sentence
+        blind:str='' # What could not be looked at though it was to be watched, in a sentence
     ):
-        self.df, self.looked = pd.DataFrame(findings, columns=self.columns).astype({'since': 'int64'}), looked
+        self.df = pd.DataFrame(findings, columns=self.columns).astype({'since': 'int64'})
+        self.looked, self.blind = looked, blind
 
     def __len__(self): return len(self.df)
     def __iter__(self): return (Finding(*row) for row in self.df.itertuples(index=False))
 
     @property
     def headline(self) -> str:
-        "The outcome in a line"
-        if not len(self): return f"Nothing found. {self.looked}"
+        "The outcome in a line; nothing is found only where something was looked at"
         kinds = self.df.finding.value_counts(sort=False)
-        return f"{len(self)} finding{'s'*(len(self) > 1)}: " + ', '.join(f'{k} ({n})' if n > 1 else k for k, n in kinds.items()) + f". {self.looked}"
+        found = ', '.join(f'{k} ({n})' if n > 1 else k for k, n in kinds.items())
+        if found: found = f"{len(self)} finding{'s'*(len(self) > 1)}: {found}."
+        elif self.looked: found = "Nothing found."
+        return ' '.join(filter(None, [self.blind, found, self.looked])) or "Nothing was looked at."
 
     def __repr__(self):
         width = max(shutil.get_terminal_size().columns, 60)
@@ -75,13 +84,17 @@ def _in_order(rec):
 def _chosen(rules, thresholds):
     "The rules of these names or findings"
     said = {n: n.replace('_', '-') for n in RULES}
-    wanted = list(RULES) if rules is None else [rules] if isinstance(rules, str) else list(rules)
+    try: wanted = list(RULES) if rules is None else [rules] if isinstance(rules, str) else list(rules)
+    except TypeError: raise TypeError(f"rules={rules!r} must be names of rules: {', '.join(RULES)}") from None
     for n in [*wanted, *thresholds]:
         if n not in RULES and n not in said.values(): raise ValueError(f"there is no rule {n!r}: {', '.join(RULES)}")
     chosen = {n: RULES[n] for n in RULES if n in wanted or said[n] in wanted}
     for n, values in thresholds.items():
+        if not isinstance(values, dict): raise TypeError(f"{n}={values!r} must be a dict of thresholds, such as {n}=dict(steps=5)")
         for k in set(values) - set(RULES[n.replace('-', '_')].thresholds):
             raise ValueError(f"rule {n!r} has no threshold {k!r}: {', '.join(RULES[n.replace('-', '_')].thresholds) or 'it has none'}")
+        for k, default in RULES[n.replace('-', '_')].thresholds.items():
+            if isinstance(default, (int, float)): check_number(f'{n}: {k}', values.get(k, default))
     return {n: (r, thresholds.get(n, thresholds.get(said[n], {}))) for n, r in chosen.items()}
 
 def _causes(findings):
@@ -92,25 +105,56 @@ def _causes(findings):
     return [f for f in findings if (first is None or f is first or f.since < first.since or f.finding in whole)
             and not (f.finding == 'frozen' and f.layer in idle)]
 
+def _ran(rec):
+    "The layers of which there are values"
+    if isinstance(rec, UnitRecord): return [n for n in rec.layers if rec.seen[n].any()]
+    return [n for n, any_value in zip(rec.layers, rec.count.any(0)) if any_value]
+
+def _lost(rec): return [n for n, known in rec.info.items() if known.get('left_out')]  # layers that were left out
+
+def _seen(name, rec, read):
+    "What was looked at in a record, and what could not be: a phrase for one of them"
+    ran, lost = _ran(rec), _lost(rec)
+    listed = ', '.join(map(repr, lost[:6])) + (', ...' if len(lost) > 6 else '')
+    if not ran:
+        why = f"all {len(lost)} layers were left out ({listed})" if lost else f"{len(rec.layers)} layers were watched and none has a value"
+        return None, f"Nothing of {name} could be looked at: {why}."
+    if not read: return None, None
+    layers = f"{len(ran)} of "*(len(ran) < len(rec.layers)) + f"{len(rec.layers)} layer{'s'*(len(rec.layers) > 1)}"
+    return f"{name} of {layers} over {rec.columns['last'].max() + 1} steps" + f" (left out: {listed})"*bool(lost), None
+
 def examine(
-    records:list[Record], # Of any kinds
+    records, # List of records of any kinds, or name of a callback → list of its records
     rules=None, # Names of rules; None: all
     **thresholds # Rule → dict of its thresholds
-) -> Report:
+) -> Report: # Where several records are of one kind, a layer's name has its callback's before it
     "One report on several records"
-    found, chosen = [], _chosen(rules, thresholds)
-    parts = [_in_order(rec) for rec in records if len(rec) and rec.layers]
-    kinds = {rec.what: rec for rec in parts}
-    for rec in parts:
+    chosen = _chosen(rules, thresholds)
+    groups = records if isinstance(records, Mapping) else {'': records}
+    held = [(name, rec) for name, some in groups.items() for rec in some if len(rec) or _lost(rec)]
+    if not held: return Report([], blind="Nothing is recorded.")
+    ordered = [(name, rec, _in_order(rec)) for name, rec in held]
+    parts = [(name, rec) for name, _, rec in ordered if len(rec) and rec.layers]
+    several = Counter(rec.what for _, rec in held)
+    found, read = [], set()
+    for name, rec in parts:
+        kinds = {o.what: o for _, o in parts} | {o.what: o for n, o in parts if n == name}  # its own callback's first
         place = {n: i for i, n in enumerate(rec.layers)}
         for r, values in chosen.values():
             if rec.what not in r.what or not set(r.needs) <= set(kinds): continue
+            read.update(id(o) for o in (rec, *(kinds[k] for k in r.needs)))
             with np.errstate(all='ignore'), warnings.catch_warnings():
                 warnings.simplefilter('ignore', RuntimeWarning)  # layers that did not run are nan
-                found += [(f.since, rec.what != 'activations', place.get(f.layer, -1), f)
+                found += [(f.since, rec.what != 'activations', place.get(f.layer, -1), f, f'{name}: '*(bool(name) and several[rec.what] > 1))
                           for f in r.check(rec, *(kinds[k] for k in r.needs), **values)]
-    looked = '; '.join(f"{rec.what} of {len(rec.layers)} layers over {rec.columns['last'].max() + 1} steps" for rec in records if len(rec))
-    return Report(_causes([f for *_, f in sorted(found, key=lambda o: o[:3])]), f"Looked at {looked}." if looked else "Nothing is recorded.")
+    seen = [_seen(f'{rec.what} ({name})' if name and several[rec.what] > 1 else rec.what, rec, id(part) in read)
+            for name, rec, part in ordered]
+    looked, blind = ([o for o in some if o] for some in zip(*seen))
+    if not looked and not blind: blind = [f"Nothing was looked at: these rules do not read {' and '.join(sorted(several))}."]
+    found.sort(key=lambda o: o[:3])
+    of = {id(f): label for *_, f, label in found}
+    findings = [f._replace(layer=of[id(f)] + f.layer) for f in _causes([f for *_, f, _ in found])]
+    return Report(findings, f"Looked at {'; '.join(looked)}." if looked else '', ' '.join(blind))
 
 def report(
     rec:Record, # What was recorded
@@ -120,24 +164,17 @@ def report(
     "What the rules say of this record"
     return examine([rec], rules, **thresholds)
 
-Record.report = report
+Record.report = UnitRecord.report = report
 
 NOTHING = "no callback of this learner records anything; give it cbs=ActStats()"
 
 def watching(learn) -> list:
     "The learner's callbacks that record something"
-    return [cb for cb in learn.cbs if isinstance(getattr(type(cb), 'record', None), property)]
+    return [cb for cb in learn.cbs if isinstance(cb, Recording)]
 
-def records(learn) -> list:
+def recorded(learn) -> dict: # Callback's name → its records
     "What they have recorded"
-    res = []
-    for cb in watching(learn):
-        for name, what in (('record', None), ('updates', None), ('grads', 'weight gradients')):
-            if not isinstance(getattr(type(cb), name, None), property): continue
-            rec = getattr(cb, name)
-            if what: rec.what = what
-            if hasattr(rec, 'what') and all(rec is not o for o in res): res.append(rec)
-    return res
+    return {cb.name: cb.records for cb in watching(learn)}
 
 def diagnose(
     learn, # A learner with callbacks such as `ActStats` and `GradStats`
@@ -146,7 +183,7 @@ def diagnose(
 ) -> Report:
     "One report over everything that the learner's callbacks recorded"
     if not watching(learn): raise ValueError(NOTHING)
-    return examine(records(learn), rules, **thresholds)
+    return examine(recorded(learn), rules, **thresholds)
 
 # %% ../nbs/21_health.ipynb #stop-class
 class StopOnTrouble(Visitor):
@@ -163,9 +200,11 @@ class StopOnTrouble(Visitor):
         every:int=100, # Training steps between two looks; 0: at the end of epochs only
         **thresholds # Rule → dict of its thresholds
     ):
-        super().__init__()
+        check_whole('every', every, 0, of='training steps')
         _chosen(rules, thresholds)
-        self.rules, self.every, self.thresholds, self.reason, self.failed, self.alone = rules, every, thresholds, None, False, False
+        super().__init__()
+        self.rules, self.every, self.thresholds = rules, every, thresholds
+        self.reason, self.steps, self.failed, self.alone = None, 0, False, False
 
     def before_fit(self):
         if aside(self.learn): return

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 
 from .disk import atomic
 from .distributed import EACH_EPOCH, is_rank0, merge_all, world
+from .arguments import check_flag, check_number, check_path, check_whole
+from .health import watching
 from .plot import STATS, draw_color_dim, layer_title, outside, plot_stats
 from .ranks import listed
 from .record import Record
@@ -72,7 +74,7 @@ def png(fig:Figure) -> bytes:
 
 # %% ../nbs/22_live.ipynb #live-class
 class LiveStats(Visitor):
-    """Shows what another callback records while it records it.
+    """Shows what other callbacks record while they record it, a picture each; the second one's file is `actstats.relu_stats.png`.
 
     Of processes that train together all should have it, and rank 0 draws: in the course of an epoch what it recorded itself, as the
     title says, and at the end of an epoch what all ranks did."""
@@ -83,24 +85,36 @@ class LiveStats(Visitor):
     def __init__(self,
         path:str|Path|None=None, # Picture file; None: 'actstats.png', and no file in a notebook
         *,
-        source:str='act_stats', # Name of the callback whose record is shown
+        source:str|None=None, # Name of the callback whose record is shown; None: each that records activations
         every:float=3., # Seconds between two pictures at least
         budget:float=.02, # Share of the training time that pictures may take
         most:int=6, # Layers in colour
         notebook:bool|None=None # Draw into the notebook? None: if there is one
     ):
-        if not 0 < budget <= 1: raise ValueError(f"budget={budget} must be a share of the training time, above 0 and at most 1")
+        check_number('budget', budget, lambda x: 0 < x <= 1, 'a share of the training time, above 0 and at most 1')
+        check_number('every', every, lambda x: x >= 0, 'a number of seconds, 0 or more')
+        check_whole('most', most, of='layers')
+        if source is not None and not isinstance(source, str): raise TypeError(f"source={source!r} must be the name of a callback")
+        if notebook is not None: check_flag('notebook', notebook)
         super().__init__()
         self.notebook = in_notebook() if notebook is None else notebook
-        self.path = Path(path) if path is not None else None if self.notebook else Path('actstats.png')
+        self.path = check_path('path', path) if path is not None else None if self.notebook else Path('actstats.png')
         self.source, self.every, self.budget, self.most = source, every, budget, most
-        self.handle, self.pictures, self.spent, self.cost, self.failed = None, 0, 0., self.first_guess, False
+        self.handles, self.pictures, self.spent, self.cost, self.failed = {}, 0, 0., self.first_guess, False
+        self.start = self.last = -math.inf
+
+    def sources(self) -> list:
+        "The callbacks whose records are shown"
+        found = [cb for cb in watching(self.learn) if (cb.what == 'activations' if self.source is None else cb.name == self.source)]
+        if found: return found
+        names = ', '.join(cb.name for cb in self.learn.cbs)
+        raise ValueError(f"none of the learner's callbacks records activations: {names}" if self.source is None else
+                         f"source={self.source!r} is none of the learner's callbacks: {names}")
 
     def before_fit(self):
         if aside(self.learn): return
-        if not any(cb.name == self.source for cb in self.learn.cbs):
-            raise ValueError(f"source={self.source!r} is none of the learner's callbacks: {', '.join(cb.name for cb in self.learn.cbs)}")
-        self.handle, self.pictures, self.spent, self.failed = None, 0, 0., False
+        self.sources()
+        self.handles, self.pictures, self.spent, self.failed = {}, 0, 0., False
         self.start = self.last = time.perf_counter()
 
     def after_batch(self):
@@ -120,11 +134,12 @@ class LiveStats(Visitor):
 
     def draw(self):
         "Read, draw and show; a picture that fails is said once and is the last of the fit, which goes on"
-        if self.failed or not is_rank0(): return
+        if self.failed or aside(self.learn) or not is_rank0(): return
         begin = time.perf_counter()
         try:
-            rec = next(cb for cb in self.learn.cbs if cb.name == self.source).record
-            if len(rec) and rec.layers: self.show(png(live_figure(rec, self.most)))
+            for i, cb in enumerate(self.sources()):
+                rec = cb.record
+                if len(rec) and rec.layers: self.show(png(live_figure(rec, self.most)), cb.name if i else '')
         except Exception as e:
             warnings.warn(f"LiveStats draws no more: {e or type(e).__name__}", stacklevel=2)
             self.failed = True
@@ -132,14 +147,15 @@ class LiveStats(Visitor):
         self.cost = self.last - begin
         self.spent += self.cost
 
-    def show(self, picture:bytes):
+    def show(self, picture:bytes, name:str=''):
         "In place in the notebook, and over the file at once, so that nobody sees half of it"
         self.pictures += 1
         if self.path is not None:
-            with atomic(self.path, sync=False) as f: f.write(picture)
+            path = self.path.with_name(f'{self.path.stem}.{name}{self.path.suffix}') if name else self.path
+            with atomic(path, sync=False) as f: f.write(picture)
         if self.notebook:
             from IPython.display import Image, display
-            if self.handle is None: self.handle = display(Image(picture), display_id=True)
-            else: self.handle.update(Image(picture))
+            if name not in self.handles: self.handles[name] = display(Image(picture), display_id=True)
+            else: self.handles[name].update(Image(picture))
 
-    def __getstate__(self): return dict(self.__dict__, handle=None)
+    def __getstate__(self): return dict(self.__dict__, handles={})

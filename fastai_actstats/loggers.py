@@ -13,7 +13,8 @@ import warnings
 import numpy as np
 
 from .distributed import EACH_EPOCH, is_rank0, merge_all
-from .health import records
+from .arguments import check_path, check_whole
+from .health import watching
 from .record import Record
 from .visitor import Visitor
 from .watch import aside
@@ -36,6 +37,9 @@ def binned(
 class StatsLogger(Visitor):
     """Passes on, each epoch, what the learner's other callbacks recorded since the last one: `scalar` and `histogram` say where to.
 
+    Tags begin with what was recorded, `activations/...`; with the callback's name before that where it was given one, or where
+    another callback records the same: `relu_stats/activations/...`.
+
     Reading a record waits for the device: that happens once an epoch. Where nothing can be logged to is said before training, by
     `open`; what goes wrong later is warned of, once a fit, and training goes on. Of processes that train together all should have it, and rank 0
     passes on what all of them recorded."""
@@ -47,20 +51,21 @@ class StatsLogger(Visitor):
         points:int=50 # Values of each statistic that an epoch has at most; neighbouring steps are merged
     ):
         super().__init__()
-        if points < 1: raise ValueError(f"points={points} must be at least 1 an epoch")
+        check_whole('points', points)
         self.points, self.logged = points, {}
 
     def before_fit(self):
-        self.on, self.failed = not aside(self.learn), False
-        if self.on and is_rank0(): self.open()
+        if aside(self.learn): return
+        self.failed = False
+        if is_rank0(): self.open()
 
     def after_epoch(self):
-        if not self.on: return
+        if aside(self.learn): return
         merge_all(self.learn)
         self._try(self.log)
 
     def after_fit(self):
-        if not self.on: return
+        if aside(self.learn): return
         self._try(self.log)
         self._try(self.close)
 
@@ -74,14 +79,21 @@ class StatsLogger(Visitor):
 
     def log(self):
         "Pass on what is new"
-        for rec in records(self.learn):
-            for phase, part in (('', rec.train), ('valid/', rec.valid)) if isinstance(rec, Record) else (('', rec),):
-                tag = f'{phase}{rec.what}'
-                new = np.flatnonzero(part.columns['last'] > self.logged.get(tag, -1))
-                if not len(new): continue
-                self.logged[tag] = int(part.columns['last'][-1])
-                if isinstance(rec, Record): self._log_record(tag, part._part(new))
-                else: self._log_units(tag, part, new)
+        usual = set()
+        for cb in watching(self.learn):
+            for rec in cb.records:
+                own = cb.name != cb.usual_name or rec.what in usual
+                usual.add(rec.what)
+                self._log_parts(f'{cb.name}/'*own, rec)
+
+    def _log_parts(self, name, rec):
+        for phase, part in (('', rec.train), ('valid/', rec.valid)) if isinstance(rec, Record) else (('', rec),):
+            tag = f'{name}{phase}{rec.what}'
+            new = np.flatnonzero(part.columns['last'] > self.logged.get(tag, -1))
+            if not len(new): continue
+            self.logged[tag] = int(part.columns['last'][-1])
+            if isinstance(rec, Record): self._log_record(tag, part._part(new))
+            else: self._log_units(tag, part, new)
 
     def _log_record(self, tag, part):
         few, one = part.merged(self.points), part.merged()
@@ -111,7 +123,8 @@ class TensorBoardStats(StatsLogger):
         try: import torch.utils.tensorboard
         except ImportError: raise ImportError("TensorBoard is missing: pip install 'fastai_actstats[tensorboard]'") from None
         super().__init__(points)
-        self.log_dir, self.writer = log_dir, None
+        if log_dir is not None: check_path('log_dir', log_dir)
+        self.log_dir, self.writer, self.own = log_dir, None, False
 
     def open(self):
         self._drop()  # that of a fit which was broken off
@@ -167,6 +180,7 @@ class WandbStats(StatsLogger):
         try: import wandb
         except ImportError: raise ImportError("Weights & Biases is missing: pip install 'fastai_actstats[wandb]'") from None
         super().__init__(points)
+        self.theirs, self._given, self._defined = None, points, set()
 
     def open(self):
         import wandb

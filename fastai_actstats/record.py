@@ -30,7 +30,17 @@ class Record:
     """The summaries of a run, `T` columns by `L` layers, with `B` bins.
 
     Arrays are numpy. Statistics are over finite values; where a layer did not run in a column they are nan.
-    `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers."""
+    `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers. A record is not changed after it is
+    made: `replace` makes another."""
+    summary:Summary # [T, L]
+    columns:np.ndarray # [T] of dtype `ring.COLUMN`
+    layers:list # of L dotted names
+    what:str
+    info:dict
+    ranks:tuple
+    notes:object
+    made:dict
+
     def __init__(self,
         rows:torch.Tensor, # float64 [T, L, B+9] on the host
         columns:np.ndarray, # [T] of dtype `ring.COLUMN`
@@ -44,8 +54,17 @@ class Record:
     ):
         if rows.shape[:2] != (len(columns), len(layers)):
             raise ValueError(f"rows of shape {tuple(rows.shape)} do not fit {len(columns)} columns and {len(layers)} layers")
-        self.summary, self.columns, self.layers = Summary(rows, bins), columns, list(layers)
-        self.what, self.info, self.ranks, self.notes, self.made = what, info or {}, ranks, notes, made or {}
+        self.__dict__.update(summary=Summary(rows, bins), columns=columns, layers=list(layers), what=what, info=info or {}, ranks=ranks,
+                             notes=notes, made=made or {})
+
+    def __setattr__(self, name, value): raise AttributeError(f"a record is not changed after it is made: take replace({name}=...)")
+
+    def replace(self,
+        **changes # Arguments of `Record`
+    ) -> Record:
+        "Another record, with these arguments instead of its own"
+        own = {name: getattr(self, name) for name in ('columns', 'layers', 'bins', 'what', 'info', 'ranks', 'notes', 'made')}
+        return Record(**dict(own, rows=self.summary.rows) | changes)
 
     # what was recorded when
     @property
@@ -96,8 +115,7 @@ class Record:
         layers:list[str]|None=None, bins:Bins|None=None # This record's if none are given
     ) -> Record:
         "Another record of the same run"
-        layers = self.layers if layers is None else layers
-        return Record(rows, columns, layers, bins or self.bins, self.what, self.info, self.ranks, self.notes, self.made)
+        return self.replace(rows=rows, columns=columns, layers=self.layers if layers is None else layers, bins=bins or self.bins)
 
     def layer_index(self,
         layer # Index (negative ones too) or dotted name

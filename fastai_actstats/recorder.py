@@ -15,6 +15,7 @@ import threading
 import numpy as np
 import torch
 
+from .arguments import check_choice, check_whole
 from .bins import Bins
 from .kernels.eager import empty
 from .record import Record
@@ -27,8 +28,10 @@ __all__ = ['PHASES', 'Recorder']
 PHASES = 'train', 'valid', 'both'
 
 class Recorder:
-    "The time line of one callback: rows to fold into, and a ring for each phase to commit them to"
-    ring_type = Ring
+    """The time line of one callback: rows to fold into, and a ring for each phase to commit them to.
+
+    `record` may be read in any thread: one lock is held while a batch is committed and while what is held is read."""
+    ring_type, what, ranks = Ring, 'activations', ()  # the latter two as of the records that come
 
     def __init__(self,
         bins:Bins, # Bin edges and near-zero threshold
@@ -36,16 +39,17 @@ class Recorder:
         every:int=1, # Record every so many steps
         phase:str='train' # 'train', 'valid' or 'both'
     ):
-        if isinstance(every, bool) or not isinstance(every, (int, np.integer)):
-            raise TypeError(f"every={every!r} must be a whole number of steps")
-        if every < 1: raise ValueError(f"every={every} must be at least 1 step")
-        if phase not in PHASES: raise ValueError(f"phase={phase!r} must be one of {PHASES}")
-        self.bins, self.every, self.phase, self.lock = bins, every, phase, threading.Lock()
+        check_whole('every', every, of='steps')
+        check_choice('phase', phase, PHASES)
+        self.bins, self.every, self.phase, self.lock = bins, every, phase, threading.RLock()
         self.rings = {valid: self.ring_type(capacity, 0, bins, when_full) for valid in (False, True) if phase in ('both', PHASES[valid])}
         self.reset()
 
     def reset(self):
         "Forget everything recorded"
+        with self.lock: self._forget()
+
+    def _forget(self):
         self.names, self.info, self.left_out, self.optional, self.taken = [], {}, set(), set(), frozenset()
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
         self.spoilt, self.paused, self.told = set(), set(), set()  # layers: blank at the batch's end; out until then; warned of
@@ -61,6 +65,7 @@ class Recorder:
         "A fit begins: its first batch is a step of its own, whatever the last fit left unfinished"
         if self._part: self.step, self._part = self.step + 1, False
         for names in (self.left_out, self.paused, self.told): names.clear()
+        for known in self.info.values(): known.pop('left_out', None)
         self.muted = 0
 
     def prepare(self,
@@ -68,9 +73,10 @@ class Recorder:
         device:torch.device # Where most of them run
     ):
         "Rows for these layers beside those recorded before"
-        self.names += [n for n in names if n not in self.names]
         device = torch.device('cpu') if device.type == 'mps' else device  # no float64 there
-        for r in self.rings.values(): r.grow(len(self.names), device)
+        with self.lock:
+            self.names += [n for n in names if n not in self.names]
+            for r in self.rings.values(): r.grow(len(self.names), device)
         if self.rows is None or self.rows.shape[0] != len(self.names) or self.rows.device != device:
             self._blank = empty(len(self.names), bins=self.bins, device=device)
             self.rows = self._blank.clone()
@@ -88,6 +94,7 @@ class Recorder:
         self.left_out.add(name)
         self.spoilt.add(name)
         if batch: self.paused.add(name)
+        else: self.info.setdefault(name, {})['left_out'] = True
         new = name not in self.told
         self.told.add(name)
         return new
@@ -130,7 +137,8 @@ class Recorder:
         if mark != self._mark: self.epoch += 1
         self._mark = mark
         if self.spoilt: self._take_back()
-        try: self.push(self.step if self.training else max(self.step - 1, 0), part)
+        try:
+            with self.lock: self.push(self.step if self.training else max(self.step - 1, 0), part)
         finally: self.rows.copy_(self._blank)  # `dirty` is false already: an interrupt must not commit twice
 
     def push(self, step:int, part:bool):
@@ -151,8 +159,9 @@ class Recorder:
     @property
     def record(self) -> Record:
         "What has been recorded so far: one transfer from the device, kept until there is more"
-        if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
-        return self._cache[1]
+        with self.lock:
+            if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
+            return self._cache[1]
 
     @property
     def version(self): return tuple(r.version for r in self.rings.values()), len(self.left_out)  # changes with every commit
@@ -163,11 +172,13 @@ class Recorder:
         order = np.lexsort((columns['valid'], columns['last']))
         silent = self.left_out | self.optional
         kept = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, 0].any()]
-        return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, info=dict(self.info),
-                      made=dict(run=self.run))
+        return Record(rows[order][:, kept], columns[order], [self.names[i] for i in kept], self.bins, self.what,
+                      self._known(), self.ranks, made=dict(run=self.run))
+
+    def _known(self): return {n: dict(known) for n, known in list(self.info.items())}  # a copy: layers met later are not in it
 
     @property
     def nbytes(self) -> int: return sum(r.nbytes for r in self.rings.values()) + (0 if self.rows is None else 2*self.rows.nbytes)
 
     def __getstate__(self): return {k: v for k, v in self.__dict__.items() if k not in ('rows', '_blank', '_cache', 'lock')}
-    def __setstate__(self, state): self.__dict__.update(state, rows=None, _blank=None, _cache=None, lock=threading.Lock())
+    def __setstate__(self, state): self.__dict__.update(state, rows=None, _blank=None, _cache=None, lock=threading.RLock())

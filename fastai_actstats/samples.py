@@ -75,6 +75,13 @@ KIND = 'fastai_actstats.Sample', 1
 
 class Sample:
     "Activations of some items, with targets and predictions: arrays of `R` rows on the host"
+    acts:dict
+    index:np.ndarray
+    epoch:np.ndarray
+    target:object
+    prediction:object
+    info:dict
+
     def __init__(self,
         acts:dict, # Layer → float32 [R, D]
         index, # int64 [R], where the item stands in the data

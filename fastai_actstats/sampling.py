@@ -7,6 +7,7 @@
 # %% ../nbs/46_sampling.ipynb #imports
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
 
@@ -14,11 +15,13 @@ import numpy as np
 import torch
 from fastai.basics import find_bs
 
+from .arguments import check_flag, check_whole
 from .callback import StatsCallback
 from .dead_units import channel_axis, makers
 from .feature_maps import activation
 from .layers import choose, named_layers
 from .look import forward, model_of, still, to_model
+from .observer import Observer
 from .samples import Reservoir, Sample
 from .visitor import Visitor
 from .watch import Tap, Watch, aside, transformed, why
@@ -81,15 +84,17 @@ def _vocab(dls):
     try: return [str(o) for o in vocab] if vocab is not None and not isinstance(vocab[0], (list, tuple)) else None
     except (TypeError, IndexError, KeyError): return None
 
-def _check_pool(pool):
-    if pool not in POOLS: raise ValueError(f"pool={pool!r} must be one of {POOLS}")
+def _check(pool, seed, channel_dim):
+    if not any(pool is p or isinstance(pool, str) and pool == p for p in POOLS): raise ValueError(f"pool={pool!r} must be one of {POOLS}")
+    check_whole('seed', seed, -2**63)
+    if channel_dim is not None: check_whole('channel_dim', channel_dim, -math.inf, of='axes')
 
 # %% ../nbs/46_sampling.ipynb #act-sample-class
-class ActSample(Visitor):
+class ActSample(Visitor, Observer):
     """Keeps a uniform sample of the validation set's activations, at the end of each epoch's validation.
 
     `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows for each layer, whatever the set's size."""
-    order = StatsCallback.order
+    order, holds, held = StatsCallback.order, 'sample', Sample
 
     def __init__(self,
         layers=None, # See `layers.choose`; None: modules with parameters of their own
@@ -98,14 +103,17 @@ class ActSample(Visitor):
         pool:str|None='mean', # 'mean' or 'max' over positions, or None: whole activations
         every_epoch:bool=False, # Keep a sample of each epoch, or of the last only?
         seed:int=42, # The same seed keeps the same items
-        channel_dim:int|None=None # See `feature_maps`
+        channel_dim:int|None=None, # See `feature_maps`
+        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
-        Reservoir(n)  # complains
-        _check_pool(pool)
-        super().__init__()
+        _check(pool, seed, channel_dim)
+        check_flag('every_epoch', every_epoch)
+        Reservoir(n, seed)  # complains
+        super().__init__(name)
         self.layers, self.n, self.pool, self.every_epoch = layers, n, pool, every_epoch
         self.seed, self.channel_dim = seed, channel_dim
         self.samples, self.reservoir, self._done, self._on, self._taps = [], None, None, False, {}
+        self._names, self._first = [], 0
 
     def before_fit(self):
         if aside(self.learn): return
@@ -121,7 +129,9 @@ class ActSample(Visitor):
             if n in modules and self._taps.get(n, [None])[0] is not modules[n]: self._taps[n] = modules[n], tap(n)
         return [self._taps[n] for n in self._names if n in modules]
 
-    def before_validate(self): self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
+    def before_validate(self):
+        self._done = None  # of a validation that an exception ended
+        self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
     def before_batch(self):
         if self.reservoir is not None: self.reservoir.begin(find_bs(self.learn.xb))
 
@@ -152,7 +162,6 @@ class ActSample(Visitor):
         return Sample.join(self.samples)
 
     def __getstate__(self): return dict(super().__getstate__(), _taps={})
-    __deepcopy__ = StatsCallback.__deepcopy__
 
 # %% ../nbs/46_sampling.ipynb #sample-activations-code
 def sample_activations(
@@ -166,7 +175,7 @@ def sample_activations(
     channel_dim:int|None=None # See `feature_maps`
 ) -> Sample: # Epoch -1 throughout
     "A uniform sample of the activations over a data set, outside training; the model is left as it was"
-    _check_pool(pool)
+    _check(pool, seed, channel_dim)
     model, reservoir = model_of(learn), Reservoir(n, seed)
     made = makers(model)
     if dl is None:

@@ -11,11 +11,14 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from fastai.basics import Callback
 
 from . import files
 from .distributed import EACH_EPOCH, is_rank0, merge_all, world
+from .arguments import check_notes, check_path
+from .health import watching
+from .visitor import Visitor
 from .record import Record
+from .watch import aside
 
 # %% auto #0
 __all__ = ['SaveRecord']
@@ -37,11 +40,12 @@ def _holds(rec, run, file):
     return True
 
 # %% ../nbs/09_save.ipynb #save-record
-class SaveRecord(Callback):
+class SaveRecord(Visitor):
     """Writes each epoch what the learner's callbacks have recorded; a file is replaced whole or not at all.
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one, without
-    it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`.
+    it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`; further records of a callback have what
+    they hold in their names, `run.weight_stats.updates.npz`.
 
     A file that holds what the record does not hold is never replaced: one of another run (training that was begun again, or resumed
     in a new process; a cell of a notebook that makes a new learner), or what is no record at all. All records of the fit are then
@@ -59,24 +63,31 @@ class SaveRecord(Callback):
         notes=None # What is to be known of the run again: anything that JSON holds
     ):
         super().__init__()
-        self.fname, self.notes, self._last, self._failed = Path(fname), notes, {}, False
+        check_notes(notes)
+        self.fname, self.notes, self._last, self._failed = check_path('fname', fname), notes, {}, False
         self.number, self._written = 0, {}  # of the files' names; file → run and what the file was like when it was written
 
     def before_fit(self):
-        self.run, self._failed = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds'), False
-        if self.run and not self.records():
+        if aside(self.learn): return
+        self._failed = False
+        if not self.records():
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: no callback of the learner records, as ActStats does")
 
     def after_epoch(self):
+        if aside(self.learn): return
         merge_all(self.learn)
         self.write()
 
-    def after_fit(self): self.write()  # of an epoch that was cut short
+    def after_fit(self):
+        if not aside(self.learn): self.write()  # of an epoch that was cut short
 
-    def records(self) -> dict: # Callback's name → `Record`
+    def records(self) -> dict: # Callback's name, and what further records of it hold → `Record`
         "What the learner's callbacks have recorded so far, `act_stats` first"
-        found = {cb.name: cb.record for cb in self.learn.cbs if hasattr(type(cb), 'record')}
-        return {n: found[n] for n in sorted(found, key='act_stats'.__ne__) if isinstance(found[n], Record)}
+        found = {}
+        for cb in sorted(watching(self.learn), key=lambda cb: cb.name != 'act_stats'):
+            some = [rec for rec in cb.records if isinstance(rec, Record)]
+            for i, rec in enumerate(some): found[cb.name if not i else f"{cb.name}.{rec.what.replace(' ', '_')}"] = rec
+        return found
 
     def file(self, name:str) -> Path:
         "Where the record of the callback `name` is written"
@@ -106,7 +117,7 @@ class SaveRecord(Callback):
 
     def _mine(self, name, rec):
         "Is it new, and for this process to write?"
-        missing = getattr(getattr(getattr(self.learn, name), 'ranks', None), 'missing', False)
+        missing = any(cb.ranks.missing for cb in watching(self.learn) if cb.name == name.partition('.')[0])
         alone = missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
         return (is_rank0() or alone) and rec is not self._last.get(name) and len(rec)
 

@@ -41,9 +41,7 @@ def unflat(rec:Record) -> UnitRecord:
         alive[n], seen[n] = part[..., NEAR_ZERO].astype(np.int64), part[..., COUNT].max(1).astype(np.int64)
         died, woke = part[..., MAX].max(0, initial=-np.inf), part[..., MIN].min(0, initial=np.inf)
         fates[n] = _fates(alive[n], seen[n], rec.columns['first'], died, woke)
-    res = UnitRecord(rec.columns, rec.info, alive, seen, fates)
-    res.ranks = rec.ranks
-    return res
+    return UnitRecord(rec.columns, rec.info, alive, seen, fates, rec.ranks)
 
 def _fates(alive, seen, first, died, woke):
     "int64 [3, C]: see `UnitRecord`"

@@ -82,16 +82,31 @@ class UnitRecord:
     """The units of `L` layers in `T` windows; a unit without a value where it is alive in a window is dead there (for 'tanh' and
     'sigmoid': saturated). Arrays are numpy, and kept by layer, for layers differ in their number of units `C`."""
     what = 'units'
+    columns:np.ndarray
+    info:dict
+    alive:dict
+    seen:dict
+    fates:dict
+    ranks:tuple
+    layers:list
 
     def __init__(self,
         columns:np.ndarray, # [T] of dtype `ring.COLUMN`, a window each
         info:dict, # Layer name → dict with `type`, `kind` (of `ALIVE`), `shape` and `axis` (of the units in it)
         alive:dict, # Layer name → int64 [T, C], values where the unit is alive
         seen:dict, # Layer name → int64 [T], values of each unit
-        fates:dict # Layer name → int64 [3, C]: step of the latest death, step of waking from it (-1: none), number of deaths
+        fates:dict, # Layer name → int64 [3, C]: step of the latest death, step of waking from it (-1: none), number of deaths
+        ranks:tuple=() # Where several processes trained: those whose units these are
     ):
-        self.columns, self.info, self.alive, self.seen, self.fates = columns, info, alive, seen, fates
-        self.layers = list(alive)
+        self.__dict__.update(columns=columns, info=info, alive=alive, seen=seen, fates=fates, ranks=ranks, layers=list(alive))
+
+    def __setattr__(self, name, value): raise AttributeError(f"a record is not changed after it is made: take replace({name}=...)")
+
+    def replace(self,
+        **changes # Arguments of `UnitRecord`
+    ) -> UnitRecord:
+        "Another record, with these arguments instead of its own"
+        return UnitRecord(**{k: v for k, v in vars(self).items() if k != 'layers'} | changes)
 
     @property
     def steps(self): return np.stack([self.columns['first'], self.columns['last']], -1)  # int64 [T, 2], first and last step

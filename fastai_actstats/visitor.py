@@ -24,6 +24,7 @@ class Visitor(Callback):
     Added in the middle of a fit it begins with the next epoch. Removed, it is no more called, and nothing of it stays. Put on another
     learner it is taken off the one that it was on; in the middle of an epoch of that one it refuses, with `ValueError`."""
     begun = False  # has it heard that this fit begins? None: it could not begin, and waits for the next fit
+    _only_train_loop = True  # fastai takes such callbacks off for `learn.summary()`, which fires the events of a fit
 
     def __call__(self, event):
         if self.learn is None: return  # removed while this event was under way

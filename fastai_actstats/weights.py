@@ -38,7 +38,7 @@ def update_ratio(
         return np.log10(np.where(weights.std > 0, updates.std/weights.std, np.nan))
 
 # %% ../nbs/10_weights.ipynb #weight-stats
-KINDS = 'weights', 'gradients', 'updates'  # each parameter has a row of each, in this order
+KINDS = 'weights', 'weight gradients', 'updates'  # each parameter has a row of each, in this order
 
 def local(
     x:torch.Tensor # A parameter or its gradient; of one that is sharded over ranks a `DTensor`
@@ -77,10 +77,11 @@ class WeightStats(StatsCallback):
         every:int=1, # Record every so many training steps
         capacity:int=256, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
-        kernel:str='auto' # One of `kernels.dispatch.KERNELS`
+        kernel:str='auto', # One of `kernels.dispatch.KERNELS`
+        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
         check_kernel(kernel)
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers)
+        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, name=name)
         self.kernel, self._params, self._types, self._index, self._parts, self._lazy = kernel, {}, {}, {}, {}, {}
         self._copies = []  # rows of what other ranks hold as well
         self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
@@ -143,7 +144,8 @@ class WeightStats(StatsCallback):
 
     def _tell(self):
         "Gradients, before the step: some of fastai's optimisers add weight decay to them"
-        self._fold('gradients', {n: local(p.grad) for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided})
+        grads = {n: local(p.grad) for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided}
+        self._fold('weight gradients', grads)
         self._told = True
 
     def _copy(self):
@@ -192,17 +194,18 @@ class WeightStats(StatsCallback):
         all_three = self.ranks.record(self.recorder.record, self.recorder.version)
         if self._parts.get('of') is not all_three: self._parts = {'of': all_three}
         if what not in self._parts:
-            res = all_three[KINDS.index(what)::len(KINDS)]
-            res.layers, res.what = self._watched_names(), what
-            self._parts[what] = res
+            part = all_three[KINDS.index(what)::len(KINDS)]
+            self._parts[what] = part.replace(layers=self._watched_names(), what=what)
         return self._parts[what]
 
     @property
     def record(self) -> Record: return self._part('weights')  # before each step
     @property
-    def grads(self) -> Record: return self._part('gradients')  # as the optimiser got them
+    def grads(self) -> Record: return self._part('weight gradients')  # as the optimiser got them
     @property
     def updates(self) -> Record: return self._part('updates')  # weights after the step less those before
+    @property
+    def records(self) -> list: return [self.record, self.updates, self.grads]
 
     def update_ratio(self) -> np.ndarray: # float64 [T, P], columns and parameters as in `record`
         "See the function `update_ratio`"

@@ -40,7 +40,7 @@ def test_equal_saved_weights(learner, settings, name):
     learn.fit(1, settings.lr/10)
     rec, ratio = stats.record, stats.update_ratio()
     assert rec.layers == [n for n, _ in learn.model.named_parameters()] == stats.grads.layers == stats.updates.layers
-    assert (rec.what, stats.grads.what, stats.updates.what) == ('weights', 'gradients', 'updates') and len(rec) == len(save.before) == 14
+    assert (rec.what, stats.grads.what, stats.updates.what) == ('weights', 'weight gradients', 'updates') and len(rec) == len(save.before) == 14
     for step, (before, after, grads) in enumerate(zip(save.before, save.after, save.grads)):
         for i, n in enumerate(rec.layers):
             update = after[n] - before[n]
