@@ -30,7 +30,7 @@ for name, make in watchers.items():
     ways[name] = lambda learn=learn: learn.fit(1, 1e-3)
     ways[name].per = len(dls.train)
 try: from fastai_actstats.core.summary import Summary
-except ImportError: from fastai_actstats.summary import Summary
+except ImportError: from fastai_actstats.core.summary import Summary
 for size in (1000, 100_000, 1_000_000):
     x, calls = torch.randn(size), max(1, 2_000_000//size)
     def reduce(x=x, calls=calls):

@@ -57,11 +57,11 @@ def step_time(out, rounds=5, n=20):
 
 def some_ranks(port, first, last, ranks, columns, layers):
     "Threads of this process that are the ranks from `first` to `last`: their errors"
-    from fastai_actstats.bins import Bins
-    from fastai_actstats.distributed import meet
-    from fastai_actstats.record import Record
-    from fastai_actstats.ring import COLUMN
-    from fastai_actstats.summary import Summary
+    from fastai_actstats.kernels.bins import Bins
+    from fastai_actstats.callbacks.distributed import meet
+    from fastai_actstats.core.record import Record
+    from fastai_actstats.core.ring import COLUMN
+    from fastai_actstats.core.summary import Summary
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:]*2)
     bins, c, errors = Bins(), np.zeros(columns, COLUMN), []
@@ -82,7 +82,7 @@ def some_ranks(port, first, last, ranks, columns, layers):
 
 def simulated(ranks, columns, layers=9):
     "Seconds of one meeting of so many ranks, which are threads, at most 256 a process"
-    from fastai_actstats.bins import Bins
+    from fastai_actstats.kernels.bins import Bins
     server = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     parts = [(server.port, i, min(i + 256, ranks), ranks, columns, layers) for i in range(0, ranks, 256)]
     with ProcessPoolExecutor(len(parts), get_context('spawn')) as pool:

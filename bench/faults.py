@@ -19,12 +19,12 @@ from fastai.callback import schedule  # `fit_one_cycle`
 from fastai.layers import ResBlock
 from torch import nn
 
-from fastai_actstats.callback import ActStats
-from fastai_actstats.dead_units import DeadUnits
+from fastai_actstats.callbacks.activations import ActStats
+from fastai_actstats.callbacks.channels import DeadUnits
 from fastai_actstats.demo import digits, reference_cnn
-from fastai_actstats.gradients import GradStats
-from fastai_actstats.health import diagnose
-from fastai_actstats.weights import WeightStats
+from fastai_actstats.callbacks.gradients import GradStats
+from fastai_actstats.analysis.report import diagnose
+from fastai_actstats.callbacks.weights import WeightStats
 
 RESULTS = Path(__file__).parent/'results'/'faults.json'
 TABLE = Path(__file__).parent.parent/'docs'/'faults.md'

@@ -36,8 +36,8 @@ def measure(way):
     import torch
     from torch import nn
     from torchvision.models import resnet50
-    from fastai_actstats.feature_files import save_feature_maps
-    from fastai_actstats.feature_maps import feature_maps, layer_table
+    from fastai_actstats.features.pages import save_feature_maps
+    from fastai_actstats.features.maps import feature_maps, layer_table
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model, x = resnet50(weights=None).eval(), torch.randn(1, 3, SIZE, SIZE)
@@ -72,7 +72,7 @@ def measure(way):
 
 def outputs(model, x):
     "Each leaf module's output, one at a time"
-    from fastai_actstats.feature_maps import feature_maps
+    from fastai_actstats.features.maps import feature_maps
     for one in feature_maps(model, x, lambda name, module: not list(module.children())): yield one.maps
 
 def plot(results, ax=None):

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from measure import against, alternate, numbers, settings, spread, write
 
-from fastai_actstats.bins import Bins
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.eager import empty
 from fastai_actstats.kernels.dispatch import fold
 

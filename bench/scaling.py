@@ -18,9 +18,9 @@ from fastprogress.fastprogress import progress_bar
 from measure import between, numbers, write
 from torch import nn
 
-from fastai_actstats.bins import Bins
-from fastai_actstats.recorder import Recorder
-from fastai_actstats.watch import Tap
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.callbacks.hooks import Tap
 
 X, NET = torch.randn(16, 8), nn.Identity()
 

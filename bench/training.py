@@ -23,9 +23,9 @@ from torch import nn
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.demo import digits, reference_cnn
-from fastai_actstats.layers import choose
-from fastai_actstats.recorder import Recorder
-from fastai_actstats.watch import Tap
+from fastai_actstats.core.layers import choose
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.callbacks.hooks import Tap
 
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'

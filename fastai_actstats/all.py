@@ -11,28 +11,28 @@ __all__ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats',
            'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
 
 # %% ../nbs/99_all.ipynb #names
-from .bins import Bins
-from .callback import ActStats
-from .compare import compare
-from .dead_units import DeadUnits
-from .embedding import embed
-from .feature_files import save_feature_maps
-from .feature_maps import feature_maps, layer_table
-from .feature_plots import show_feature_maps
-from .filters import show_filters
-from .gradients import GradStats
-from .health import Report, StopOnTrouble, diagnose
-from .layers import choose
-from .live import LiveStats
-from .loggers import TensorBoardStats, WandbStats
-from .ranks import merge_records
-from .record import Record
-from .rules import Finding, rule, thresholds
-from .samples import Sample
-from .sampling import ActSample, sample_activations
-from .save import SaveRecord
-from .units import UnitRecord
-from .weights import WeightStats
+from .kernels.bins import Bins
+from .callbacks.activations import ActStats
+from .analysis.compare import compare
+from .callbacks.channels import DeadUnits
+from .features.embedding import embed
+from .features.pages import save_feature_maps
+from .features.maps import feature_maps, layer_table
+from .features.pictures import show_feature_maps
+from .features.filters import show_filters
+from .callbacks.gradients import GradStats
+from .analysis.report import Report, StopOnTrouble, diagnose
+from .core.layers import choose
+from .callbacks.live import LiveStats
+from .callbacks.loggers import TensorBoardStats, WandbStats
+from .core.ranks import merge_records
+from .core.record import Record
+from .analysis.rules import Finding, rule, thresholds
+from .core.samples import Sample
+from .features.sampling import ActSample, sample_activations
+from .callbacks.save import SaveRecord
+from .analysis.channels import UnitRecord
+from .callbacks.weights import WeightStats
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
          'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose', 'compare',

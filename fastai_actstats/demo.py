@@ -17,8 +17,8 @@ from fastai.basics import (CrossEntropyLossFlat, DataLoaders, Learner, URLs, acc
 from fastai.callback import progress, schedule  # the progress bar, and `fit_one_cycle`
 from torch import nn
 
-from .callback import ActStats
-from .compare import compare
+from .callbacks.activations import ActStats
+from .analysis.compare import compare
 
 # %% auto #0
 __all__ = ['digits', 'reference_cnn', 'train', 'main']

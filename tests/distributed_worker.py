@@ -19,12 +19,13 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats import distributed, live
+from fastai_actstats.callbacks import distributed
+from fastai_actstats.callbacks import live
 from fastai_actstats.all import ActStats, DeadUnits, Finding, GradStats, LiveStats, SaveRecord, StopOnTrouble, WeightStats
 from fastai_actstats.demo import _mnist_5000, reference_cnn
-from fastai_actstats.loggers import StatsLogger
-from fastai_actstats.rules import RULES, Rule
-from fastai_actstats.summary import Summary
+from fastai_actstats.callbacks.loggers import StatsLogger
+from fastai_actstats.analysis.rules import RULES, Rule
+from fastai_actstats.core.summary import Summary
 
 SEED, BS, LR = 42, 16, 6e-2
 DIGITS = None

@@ -12,13 +12,13 @@ import warnings
 import torch
 from torch import nn
 
-from fastai_actstats.bins import Bins
-from fastai_actstats.dead_units import UnitRecorder, UnitTap
-from fastai_actstats.gradients import GradTap
-from fastai_actstats.recorder import Recorder
-from fastai_actstats.sampling import SampleTap
-from fastai_actstats.samples import Reservoir
-from fastai_actstats.watch import Tap
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
+from fastai_actstats.callbacks.gradients import GradTap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.features.sampling import SampleTap
+from fastai_actstats.core.samples import Reservoir
+from fastai_actstats.callbacks.hooks import Tap
 
 NEEDS_GATE = {'freed', 'zero', 'wrapper', 'fake'}  # kinds of tensors that still kill the process in a kernel
 

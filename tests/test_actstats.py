@@ -81,9 +81,9 @@ def test_counts_add_up_and_nothing_is_left(learner, settings):
     assert hooks_on(learn.model) == before == [] and 'all_batches' not in vars(learn)
 
 def test_memory_of_10_000_steps_is_that_of_1_000():
-    from fastai_actstats.recorder import Recorder
-    from fastai_actstats.watch import Tap
-    from fastai_actstats.bins import Bins
+    from fastai_actstats.core.accumulator import Recorder
+    from fastai_actstats.callbacks.hooks import Tap
+    from fastai_actstats.kernels.bins import Bins
     net, x = nn.Linear(4, 4), torch.randn(8, 4)
     recorder = Recorder(Bins(), capacity=128)
     recorder.prepare(['a'], torch.device('cpu'))

@@ -17,10 +17,10 @@ from fastai.basics import Callback, CrossEntropyLossFlat, Datasets, Learner
 from fastai.callback import hook, schedule  # noqa: F401, give learners `summary` and `lr_find`
 from torch import nn
 
-from fastai_actstats import live
+from fastai_actstats.callbacks import live
 from fastai_actstats.all import (ActSample, ActStats, Bins, DeadUnits, GradStats, LiveStats, Record, SaveRecord, StopOnTrouble, TensorBoardStats,
                                  UnitRecord, WandbStats, WeightStats, compare, diagnose)
-from fastai_actstats.callback import StatsCallback
+from fastai_actstats.callbacks.activations import StatsCallback
 
 BATCH, TRAIN, VALID = 8, 3, 2  # values a batch, batches
 

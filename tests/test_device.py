@@ -6,11 +6,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastai_actstats.bins import Bins
-from fastai_actstats.dead_units import UnitRecorder, UnitTap
-from fastai_actstats.gradients import GradTap
-from fastai_actstats.recorder import Recorder
-from fastai_actstats.watch import Tap
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
+from fastai_actstats.callbacks.gradients import GradTap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.callbacks.hooks import Tap
 
 class StaysThere(TorchDispatchMode):
     "Complains of every operation that brings values from one device to another"

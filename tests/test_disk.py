@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fastai_actstats import disk
+from fastai_actstats.core import disk
 from fastai_actstats.all import LiveStats, Record, Sample, save_feature_maps
-from fastai_actstats.disk import atomic, sweep
+from fastai_actstats.core.disk import atomic, sweep
 from test_files import make
 
 def sample(rows=40, value=None):
@@ -110,7 +110,7 @@ def run(code, *args, **kwargs):
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
 
 def test_what_another_process_is_writing_is_not_swept(tmp_path):
-    code = "import sys; from fastai_actstats.disk import atomic\nwith atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()"
+    code = "import sys; from fastai_actstats.core.disk import atomic\nwith atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()"
     path = tmp_path/'a'
     writers = [run(code, path) for _ in range(2)]
     for w in writers: w.stdout.readline()

@@ -13,11 +13,11 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from fastai_actstats.all import ActStats, WeightStats
-from fastai_actstats.bins import Bins
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels import dispatch, eager
 from fastai_actstats.kernels.dispatch import fold, fold_all, kernel_for, load_kernel, readable, try_out
 from fastai_actstats.kernels.eager import empty
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 
 FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 
@@ -200,7 +200,7 @@ CRASHES = dict(
         from torch.distributed.device_mesh import init_device_mesh
         from torch.distributed.fsdp import fully_shard
         from torch.distributed.tensor import DTensor, Partial, Shard, distribute_tensor
-        from fastai_actstats.summary import Summary
+        from fastai_actstats.core.summary import Summary
         dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
         mesh = init_device_mesh('cpu', (1,))
         x = torch.randn(7, 5)
@@ -373,7 +373,7 @@ def test_a_broken_installation_is_named(tmp_path):
     run("""
 import warnings
 import torch
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter('always')
     for _ in range(3): assert Summary.of(torch.arange(5.)).mean == 2

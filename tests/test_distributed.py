@@ -16,7 +16,7 @@ from fastai.callback.training import GradientAccumulation
 import distributed_worker as worker
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.kernels.eager import MAX, MEAN, MIN
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 
 WORKER, LIMIT = ROOT/'tests'/'distributed_worker.py', 240
 

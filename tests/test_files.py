@@ -14,10 +14,10 @@ from fastai.callback import progress, schedule
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from fastai_actstats import files
+from fastai_actstats.core import files
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
-from fastai_actstats.ring import COLUMN, Ring
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.ring import COLUMN, Ring
+from fastai_actstats.core.summary import Summary
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
 NOTES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,

@@ -14,10 +14,10 @@ from torch.amp import GradScaler, autocast
 from torch.utils.checkpoint import checkpoint
 
 from fastai_actstats.all import ActStats, GradStats
-from fastai_actstats.bins import Bins
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.demo import reference_cnn
-from fastai_actstats.summary import Summary
-from fastai_actstats.watch import Watch
+from fastai_actstats.core.summary import Summary
+from fastai_actstats.callbacks.hooks import Watch
 
 class CpuAmp(MixedPrecision):
     "fastai's callback, which asks for CUDA, on the CPU"

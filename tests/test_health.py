@@ -10,12 +10,12 @@ from conftest import ROOT, hooks_on
 from torch import nn
 
 from fastai_actstats.all import ActStats, DeadUnits, Finding, GradStats, Record, Report, StopOnTrouble, WeightStats, diagnose, rule, thresholds
-from fastai_actstats.bins import Bins
-from fastai_actstats.health import examine
-from fastai_actstats.layers import follows
-from fastai_actstats.ring import Ring
-from fastai_actstats.rules import RULES, collapses, onset, share_above_zero, slope
-from fastai_actstats.summary import Summary
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.analysis.report import examine
+from fastai_actstats.core.layers import follows
+from fastai_actstats.core.ring import Ring
+from fastai_actstats.analysis.rules import RULES, collapses, onset, share_above_zero, slope
+from fastai_actstats.core.summary import Summary
 
 sys.path.insert(0, str(ROOT/'bench'))
 import faults  # noqa: E402, the trainings that `bench/faults.py` judges

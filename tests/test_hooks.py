@@ -13,9 +13,9 @@ from fastai.basics import Callback, CrossEntropyLossFlat, Learner, set_seed
 from torch import nn
 
 from fastai_actstats.all import ActSample, ActStats, DeadUnits, GradStats, LiveStats, StopOnTrouble, WeightStats
-from fastai_actstats.layers import first_float
-from fastai_actstats.loggers import StatsLogger
-from fastai_actstats.visitor import Visitor
+from fastai_actstats.core.layers import first_float
+from fastai_actstats.callbacks.loggers import StatsLogger
+from fastai_actstats.callbacks.visitor import Visitor
 
 BATCHES = 14  # of `few`
 

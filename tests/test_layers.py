@@ -16,9 +16,9 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, Record, SaveRecord, StopOnTrouble, WeightStats, diagnose, save_feature_maps
-from fastai_actstats.filters import filter_weights
-from fastai_actstats.layers import choose, named_layers, type_name
-from fastai_actstats.units import makers
+from fastai_actstats.features.filters import filter_weights
+from fastai_actstats.core.layers import choose, named_layers, type_name
+from fastai_actstats.analysis.channels import makers
 
 # models
 

@@ -5,7 +5,7 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from fastai_actstats import live
+from fastai_actstats.callbacks import live
 from fastai_actstats.all import ActStats, LiveStats
 
 class Clock:

@@ -11,12 +11,12 @@ from PIL import Image
 from torch import nn
 
 from fastai_actstats.demo import reference_cnn
-from fastai_actstats.feature_files import save_feature_maps
-from fastai_actstats.feature_maps import feature_maps, layer_table
-from fastai_actstats.feature_plots import show_feature_maps
-from fastai_actstats.filters import show_filters
-from fastai_actstats.look import Look, prepare, still
-from fastai_actstats.sampling import ActSample, sample_activations
+from fastai_actstats.features.pages import save_feature_maps
+from fastai_actstats.features.maps import feature_maps, layer_table
+from fastai_actstats.features.pictures import show_feature_maps
+from fastai_actstats.features.filters import show_filters
+from fastai_actstats.features.run import Look, prepare, still
+from fastai_actstats.features.sampling import ActSample, sample_activations
 
 class Restless(nn.Module):
     "Everything that a forward pass in eval mode may change"

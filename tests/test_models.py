@@ -10,7 +10,7 @@ from models import FAMILIES, batches
 from torch import nn
 
 from fastai_actstats.all import ActStats
-from fastai_actstats.layers import choose, first_float
+from fastai_actstats.core.layers import choose, first_float
 
 class Plain(Callback):
     "What plain hooks see of each training batch, in float64"
@@ -167,9 +167,9 @@ def test_channels_last_and_strided_outputs_are_not_copied():
 def test_replicas_in_threads():
     "DataParallel copies a module's `__dict__`, hooks and all, and runs the copies in threads"
     import threading
-    from fastai_actstats.bins import Bins
-    from fastai_actstats.recorder import Recorder
-    from fastai_actstats.watch import Tap
+    from fastai_actstats.kernels.bins import Bins
+    from fastai_actstats.core.accumulator import Recorder
+    from fastai_actstats.callbacks.hooks import Tap
     net = nn.Linear(64, 64)
     recorder = Recorder(Bins())
     recorder.prepare(['net'], torch.device('cpu'))

@@ -13,7 +13,7 @@ from torch import nn
 from fastai_actstats.all import ActStats
 from fastai_actstats.kernels import cpu
 from fastai_actstats.kernels.eager import MEAN
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 
 def quiet(learn):
     learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
@@ -71,7 +71,7 @@ def test_two_learners_in_two_threads(few, threads):
 
 FORKED = """
 import os, torch
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 torch.set_num_threads(2)
 x = torch.arange(1_000_000.) % 7
 before = Summary.of(x, kernel='cpu')

@@ -3,10 +3,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from fastai_actstats.bins import Bins
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.eager import MEAN, merge, width
-from fastai_actstats.ring import WAITING, Ring
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.ring import WAITING, Ring
+from fastai_actstats.core.summary import Summary
 
 BINS = Bins.linear(8, (-4, 4))
 

@@ -14,9 +14,9 @@ from scipy.stats import chisquare
 from sklearn.decomposition import PCA
 from torch import nn
 
-from fastai_actstats.embedding import embed, heatmap
-from fastai_actstats.samples import Reservoir, Sample
-from fastai_actstats.sampling import ActSample, sample_activations
+from fastai_actstats.features.embedding import embed, heatmap
+from fastai_actstats.core.samples import Reservoir, Sample
+from fastai_actstats.features.sampling import ActSample, sample_activations
 
 def kept(n, total, batch, seed):
     r = Reservoir(n, seed)
@@ -190,7 +190,7 @@ def test_an_interrupted_save_leaves_the_old_file(sample, tmp_path, monkeypatch):
     def full(f, arrays):
         f.write(b'half')
         raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('fastai_actstats.samples.write_arrays', full)
+    monkeypatch.setattr('fastai_actstats.core.samples.write_arrays', full)
     with pytest.raises(OSError, match='No space'): sample[:5].save(tmp_path/'s.npz')
     assert same(Sample.load(tmp_path/'s.npz'), sample) and [f.name for f in tmp_path.iterdir()] == ['s.npz']
 

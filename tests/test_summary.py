@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from fastai_actstats.bins import Bins
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.eager import M2, MEAN, MIN
 from fastai_actstats.kernels.dispatch import fold
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 
 KERNELS = 'eager', 'cpu', 'cuda'  # the last in triton's interpreter where there is no GPU
 

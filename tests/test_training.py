@@ -446,7 +446,7 @@ def test_faults_are_warned_of_once_and_training_goes_on(pick, layer, cause, lear
     record_row('faults', request.node.callspec.id, 'yes', 'yes', 'yes')
 
 def test_a_fault_outside_of_a_layer_costs_that_step_only(learner, settings, monkeypatch):
-    from fastai_actstats.ring import Ring
+    from fastai_actstats.core.ring import Ring
     push, times = Ring.push, [0]
     def fails(self, *args, **kwargs):
         times[0] += 1

@@ -7,7 +7,7 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 
 from fastai_actstats.all import ActStats, DeadUnits
-from fastai_actstats.units import ALIVE, activation_kind, channel_axis, makers, plot_units
+from fastai_actstats.analysis.channels import ALIVE, activation_kind, channel_axis, makers, plot_units
 
 class Keep(Callback):
     "Every training activation of the chosen layers, units last: [values, C], a tensor each step"

@@ -12,9 +12,9 @@ from test_gradients import CpuAmp
 from torch import nn
 
 from fastai_actstats.all import WeightStats
-from fastai_actstats.bins import Bins
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.eager import empty
-from fastai_actstats.summary import Summary
+from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels.dispatch import SMALL, fold_all
 
 class Save(Callback):
@@ -142,7 +142,7 @@ def test_a_fault_while_recording_ends_no_training(learner, settings, monkeypatch
     def fail(*args): raise RuntimeError('no room')
     learn = learner(WeightStats())
     with monkeypatch.context() as m, pytest.warns(UserWarning, match='WeightStats records no more.*no room') as seen:
-        m.setattr('fastai_actstats.weights.fold_all', fail)
+        m.setattr('fastai_actstats.callbacks.weights.fold_all', fail)
         learn.fit(1, settings.lr)
     assert len(seen) == 1 and learn.weight_stats._before is None
     learn.fit(1, settings.lr)
