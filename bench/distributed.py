@@ -60,7 +60,7 @@ def some_ranks(port, first, last, ranks, columns, layers):
     from fastai_actstats.kernels.bins import Bins
     from fastai_actstats.callbacks.distributed import meet
     from fastai_actstats.core.record import Record
-    from fastai_actstats.core.ring import COLUMN
+    from fastai_actstats.core.columns import COLUMN
     from fastai_actstats.core.summary import Summary
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:]*2)

@@ -23,7 +23,7 @@ from fastai_actstats.callbacks.activations import ActStats
 from fastai_actstats.callbacks.channels import DeadUnits
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.callbacks.gradients import GradStats
-from fastai_actstats.analysis.report import diagnose
+from fastai_actstats.callbacks.diagnose import diagnose
 from fastai_actstats.callbacks.weights import WeightStats
 
 RESULTS = Path(__file__).parent/'results'/'faults.json'

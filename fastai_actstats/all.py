@@ -21,7 +21,9 @@ from .features.maps import feature_maps, layer_table
 from .features.pictures import show_feature_maps
 from .features.filters import show_filters
 from .callbacks.gradients import GradStats
-from .analysis.report import Report, StopOnTrouble, diagnose
+from .analysis.report import Report
+from .callbacks.diagnose import StopOnTrouble
+from .callbacks.diagnose import diagnose
 from .core.layers import choose
 from .callbacks.live import LiveStats
 from .callbacks.loggers import TensorBoardStats, WandbStats
@@ -29,7 +31,8 @@ from .core.ranks import merge_records
 from .core.record import Record
 from .analysis.rules import Finding, rule, thresholds
 from .core.samples import Sample
-from .features.sampling import ActSample, sample_activations
+from .features.sampling import sample_activations
+from .callbacks.sample import ActSample
 from .callbacks.save import SaveRecord
 from .analysis.channels import UnitRecord
 from .callbacks.weights import WeightStats

@@ -13,12 +13,12 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from fastai.basics import (CrossEntropyLossFlat, DataLoaders, Learner, URLs, accuracy, set_seed, untar_data)
-from fastai.callback import progress, schedule  # the progress bar, and `fit_one_cycle`
+from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner, URLs, accuracy, set_seed, untar_data
+from fastai.callback import progress, schedule  # noqa: F401, the progress bar and `fit_one_cycle`
 from torch import nn
 
-from .callbacks.activations import ActStats
 from .analysis.compare import compare
+from .callbacks.activations import ActStats
 
 # %% auto #0
 __all__ = ['digits', 'reference_cnn', 'train', 'main']

@@ -16,7 +16,7 @@ from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.core.accumulator import Recorder
-from fastai_actstats.features.sampling import SampleTap
+from fastai_actstats.core.samples import SampleTap
 from fastai_actstats.core.samples import Reservoir
 from fastai_actstats.callbacks.hooks import Tap
 

@@ -20,7 +20,7 @@ from torch import nn
 from fastai_actstats.callbacks import live
 from fastai_actstats.all import (ActSample, ActStats, Bins, DeadUnits, GradStats, LiveStats, Record, SaveRecord, StopOnTrouble, TensorBoardStats,
                                  UnitRecord, WandbStats, WeightStats, compare, diagnose)
-from fastai_actstats.callbacks.activations import StatsCallback
+from fastai_actstats.callbacks.base import StatsCallback
 
 BATCH, TRAIN, VALID = 8, 3, 2  # values a batch, batches
 

@@ -16,7 +16,8 @@ from torch import nn
 
 from fastai_actstats.core import files
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
-from fastai_actstats.core.ring import COLUMN, Ring
+from fastai_actstats.core.ring import Ring
+from fastai_actstats.core.columns import COLUMN
 from fastai_actstats.core.summary import Summary
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out

@@ -13,7 +13,7 @@ import fastai_actstats
 from fastai_actstats.all import Finding, Record, Report, UnitRecord, save_feature_maps
 from fastai_actstats.features.pages import _page, _row
 from fastai_actstats.core.markup import Html, table, tag, together
-from fastai_actstats.core.ring import COLUMN
+from fastai_actstats.core.columns import COLUMN
 from test_files import make
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>alert(1)</script>', "' onmouseover='alert(1)", '</pre></td></table><b>', '&lt;b&gt;', '<!-- ']

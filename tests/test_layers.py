@@ -18,7 +18,7 @@ from torch.nn.utils import parametrizations
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, Record, SaveRecord, StopOnTrouble, WeightStats, diagnose, save_feature_maps
 from fastai_actstats.features.filters import filter_weights
 from fastai_actstats.core.layers import choose, named_layers, type_name
-from fastai_actstats.analysis.channels import makers
+from fastai_actstats.core.channels import makers
 
 # models
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from fastai_actstats.callbacks import live
 from fastai_actstats.all import ActStats, LiveStats
+from fastai_actstats.plots.live import spread
 
 class Clock:
     "A clock that batches and pictures move on"
@@ -85,4 +86,4 @@ def test_what_is_shown_must_be_there(learner):
     with pytest.raises(ValueError, match='budget=0 must be a share'): LiveStats(budget=0)
 
 def test_layers_are_spread_over_the_depth():
-    assert live.spread(100, 3) == [0, 50, 99] and live.spread(2, 6) == [0, 1]
+    assert plots_spread(100, 3) == [0, 50, 99] and spread(2, 6) == [0, 1]

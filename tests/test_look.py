@@ -16,7 +16,8 @@ from fastai_actstats.features.maps import feature_maps, layer_table
 from fastai_actstats.features.pictures import show_feature_maps
 from fastai_actstats.features.filters import show_filters
 from fastai_actstats.features.run import Look, prepare, still
-from fastai_actstats.features.sampling import ActSample, sample_activations
+from fastai_actstats.features.sampling import sample_activations
+from fastai_actstats.callbacks.sample import ActSample
 
 class Restless(nn.Module):
     "Everything that a forward pass in eval mode may change"

@@ -16,7 +16,8 @@ from torch import nn
 
 from fastai_actstats.features.embedding import embed, heatmap
 from fastai_actstats.core.samples import Reservoir, Sample
-from fastai_actstats.features.sampling import ActSample, sample_activations
+from fastai_actstats.features.sampling import sample_activations
+from fastai_actstats.callbacks.sample import ActSample
 
 def kept(n, total, batch, seed):
     r = Reservoir(n, seed)

@@ -7,7 +7,9 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 
 from fastai_actstats.all import ActStats, DeadUnits
-from fastai_actstats.analysis.channels import ALIVE, activation_kind, channel_axis, makers, plot_units
+from fastai_actstats.plots.channels import plot_units
+from fastai_actstats.core.channels import channel_axis, makers
+from fastai_actstats.core.channels import ALIVE, activation_kind
 
 class Keep(Callback):
     "Every training activation of the chosen layers, units last: [values, C], a tensor each step"

@@ -13,9 +13,9 @@ import os
 import numpy as np
 import torch
 
+from ..core.record import Record
 from ..kernels.bins import Bins
 from ..kernels.eager import COUNTS, MEAN, NEAR_ZERO
-from ..core.record import Record
 
 # %% auto #0
 __all__ = ['as_record', 'match_layers', 'common_bins', 'rebin', 'common_steps']

@@ -8,74 +8,13 @@ show it: here each unit has a count of its own, of the values that lie where it 
 # %% ../../nbs/analysis/09_channels.ipynb #imports
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pandas as pd
-import torch
-from matplotlib import pyplot as plt
-from torch import nn
 
-from ..core.layers import children, named_layers, whole_layers
 from ..core.markup import table, tag, together
-from ..plots.steps import mark_epochs, step_edges
 
 # %% auto #0
-__all__ = ['ALIVE', 'RANGES', 'RELUS', 'activation_kind', 'alive', 'channel_axis', 'makers', 'UnitRecord', 'plot_units']
-
-# %% ../../nbs/analysis/09_channels.ipynb #alive
-ALIVE = {'relu': (0., math.inf),   # alive above 0
-         'tanh': (-0.97, 0.97),    # |tanh| > 0.97 is called saturated as a rule of thumb
-         'sigmoid': (0.03, 0.97)}  # the same for a range from 0 to 1
-RANGES = {'Tanh': 'tanh', 'Hardtanh': 'tanh', 'Sigmoid': 'sigmoid', 'Hardsigmoid': 'sigmoid'}
-RELUS = {'ReLU', 'ReLU6', 'LeakyReLU', 'PReLU', 'RReLU', 'ELU', 'CELU', 'SELU', 'GELU', 'SiLU', 'Swish', 'SwishJit', 'Mish',
-         'MishJit', 'Hardswish', 'Threshold'}
-
-def activation_kind(
-    module:nn.Module
-) -> str|None: # A key of `ALIVE`; None for what is no activation
-    "What it is to be alive for the units of `module`, by the name of its class or of one it comes from"
-    return next((RANGES.get(c.__name__, 'relu') for c in type(module).__mro__ if c.__name__ in RANGES or c.__name__ in RELUS), None)
-
-def alive(
-    x:torch.Tensor, # Floating-point
-    kind:str # A key of `ALIVE`
-) -> torch.Tensor: # bool, same shape
-    "Which values lie where a unit of this kind passes on a gradient"
-    low, high = ALIVE[kind]
-    return x > low if math.isinf(high) else (x >= low) & (x <= high)
-
-# %% ../../nbs/analysis/09_channels.ipynb #axis
-_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LocalResponseNorm)
-_SIZES = 'out_channels', 'num_features', 'num_channels', 'out_features', 'embedding_dim', 'embed_dim', 'd_model'
-
-def _channels(module):
-    "How many channels the output of `module` has, if it says so"
-    shape = getattr(module, 'normalized_shape', None)
-    return shape[-1] if shape else next((getattr(module, n) for n in _SIZES if isinstance(getattr(module, n, None), int)), None)
-
-def channel_axis(
-    shape:tuple[int, ...], # Of the output
-    maker:nn.Module|None=None # The module that made it, or whose output an activation changed
-) -> int:
-    "The axis along which the units of an output lie: 1 for images, the last for sequences and plain vectors"
-    last = len(shape) - 1
-    if last <= 1: return last
-    axis = 1 if isinstance(maker, _FIRST) or (maker is None and last > 2) else last
-    n, other = _channels(maker), last if axis == 1 else 1
-    return other if n and shape[axis] != n == shape[other] else axis  # such as a layer norm over the channels of an image
-
-def makers(
-    model:nn.Module
-) -> dict: # Module → itself if it has parameters, else the nearest module before it that has
-    "Whose layout the output of each module has"
-    res, before, every = {}, None, named_layers(model)
-    for m in every.values():
-        whole = not children(m)
-        if whole and activation_kind(m) is None and any(True for _ in m.parameters()): before = m
-        res[m] = before if whole else None
-    res.update({every[n]: res[inner] for n, inner in whole_layers(model).items() if inner is not None})
-    return res
+__all__ = ['UnitRecord']
 
 # %% ../../nbs/analysis/09_channels.ipynb #record
 class UnitRecord:
@@ -173,38 +112,4 @@ class UnitRecord:
         head = repr(self).partition('\n')[0]
         return together(tag('pre', head), *([table(self.table())] if len(self) else []))
 
-    def plot(self, **kwargs): return plot_units(self, **kwargs)  # see `plot_units`
 
-# %% ../../nbs/analysis/09_channels.ipynb #plot-code
-def plot_units(
-    rec:UnitRecord, # What was recorded
-    layers=None, # Names to draw; None: all
-    cmap:str='viridis', dead:str='crimson', # Colours of the share alive, and of dead units
-    figsize:tuple[float, float]|None=None # Inches
-) -> plt.Figure:
-    "For every unit of every layer and every window, the share of values for which it was alive"
-    if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
-    layers = rec.layers if layers is None else [rec._name(n) for n in ([layers] if isinstance(layers, (str, int)) else layers)]
-    cols = min(len(layers), 4)
-    rows = math.ceil(len(layers)/cols)
-    fig, axs = plt.subplots(rows, cols, figsize=figsize or (max(3.2*cols + 1, 6), min(2.9*rows, 22) + .5), squeeze=False, sharex=True,
-                            layout='constrained')
-    edges, colors = step_edges(rec), plt.get_cmap(cmap).with_extremes(under=dead, bad='white')
-    for i, ax in enumerate(axs.flat):
-        if i >= len(layers): ax.axis('off'); continue
-        n = layers[i]
-        share = np.where(rec.dead(n), -1., rec.share(n))
-        mesh = ax.pcolormesh(edges, np.arange(share.shape[1] + 1) - .5, share.T, cmap=colors, vmin=0, vmax=1, rasterized=True)
-        ran = np.flatnonzero(rec.seen[n])
-        now = int((share[ran[-1]] < 0).sum()) if len(ran) else 0
-        word = 'dead' if rec.info[n]['kind'] == 'relu' else 'saturated'
-        ax.set_title(f"{n}  {rec.info[n]['type']}\n{now} of {share.shape[1]} {word} at the end", fontsize='medium')
-        ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
-        ax.tick_params(labelsize='small', labelbottom=i + cols >= len(layers))
-        if len(rec) > len(np.unique(rec.epochs)): mark_epochs(ax, rec, edges)
-    bar = fig.colorbar(mesh, ax=axs, extend='min', extendrect=True, extendfrac=.04, shrink=.9, pad=.02)
-    bar.set_label('share of values for which the unit is alive\n(red: for none; white: layer did not run)')
-    bar.ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f'{v:.0%}'))
-    fig.supxlabel('training step', fontsize='medium')
-    fig.supylabel('unit', fontsize='medium')
-    return fig

@@ -17,9 +17,10 @@ from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter
 
 from .align import as_record, common_bins, common_steps, match_layers, rebin
+from ..core.record import STATS, Record
+from ..plots.axes import _RIM, CMAP, _panels, layer_title, mark_epochs, step_edges, step_label
 from ..plots.distributions import draw_heat, heat_size
-from ..plots.steps import CMAP, STATS, _RIM, draw_color_dim, layer_title, mark_epochs, outside, step_edges, step_label
-from ..core.record import Record
+from ..plots.steps import draw_color_dim, outside
 
 # %% auto #0
 __all__ = ['MEASURES', 'distance', 'Comparison', 'compare']
@@ -46,19 +47,6 @@ def distance(
     return (np.abs(gap.cumsum(-1)[..., :-1])*np.diff(at)).sum(-1)
 
 # %% ../../nbs/analysis/08_compare.ipynb #comparison-class
-def _panels(n, columns, size, most=26):
-    "Figure with `n` rows of `columns` axes, in as many blocks beside each other as keep it no taller than `most` rows"
-    blocks = -(-n//most)
-    rows = -(-n//blocks)
-    few = n*columns <= 60  # constrained layout takes minutes where there are hundreds of axes
-    size = size[0]*columns*blocks + 1.6, size[1]*rows + 1.2
-    fig, axs = plt.subplots(rows, columns*blocks, figsize=size, squeeze=False, layout='constrained' if few else None)
-    if not few: fig.subplots_adjust(.8/size[0], .6/size[1], 1 - .2/size[0], 1 - .6/size[1], wspace=.25, hspace=.15)
-    by_layer = [axs[i % rows, i//rows*columns:][:columns] for i in range(rows*blocks)]
-    for unused in by_layer[n:]:
-        for ax in unused: ax.axis('off')
-    return fig, by_layer[:n]
-
 def _kind(rec):
     "What is compared; files of before 'weight gradients' call those 'gradients' too, and no layer in them has an order of running"
     known = [rec.info.get(n, {}) for n in rec.layers]

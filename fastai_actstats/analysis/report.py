@@ -17,22 +17,15 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from fastai.basics import CancelFitException
-
-from . import troubles  # registers the rules of the package
-from ..core.markup import table, tag, together
-from ..callbacks.distributed import peers, world
-from ..core.ranks import listed
-from ..core.record import Record
-from .rules import RULES, Finding
-from ..callbacks.visitor import Visitor
-from ..core.arguments import check_number, check_whole
-from ..callbacks.observer import Recording
+from . import troubles  # noqa: F401, registers the rules of the package
 from .channels import UnitRecord
-from ..callbacks.hooks import aside
+from .rules import RULES, Finding
+from ..core.arguments import check_number
+from ..core.markup import table, tag, together
+from ..core.record import Record
 
 # %% auto #0
-__all__ = ['NOTHING', 'Report', 'examine', 'report', 'watching', 'recorded', 'diagnose', 'StopOnTrouble']
+__all__ = ['Report', 'chosen_rules', 'examine', 'report']
 
 # %% ../../nbs/analysis/06_report.ipynb #report-class
 class Report:
@@ -81,7 +74,7 @@ def _in_order(rec):
     place = [rec.info.get(n, {}).get('order', i) for i, n in enumerate(rec.layers)]
     return rec[np.argsort(place, kind='stable').tolist()] if rec.layers else rec
 
-def _chosen(rules, thresholds):
+def chosen_rules(rules, thresholds):
     "The rules of these names or findings"
     said = {n: n.replace('_', '-') for n in RULES}
     try: wanted = list(RULES) if rules is None else [rules] if isinstance(rules, str) else list(rules)
@@ -129,7 +122,7 @@ def examine(
     **thresholds # Rule → dict of its thresholds
 ) -> Report: # Where several records are of one kind, a layer's name has its callback's before it
     "One report on several records"
-    chosen = _chosen(rules, thresholds)
+    chosen = chosen_rules(rules, thresholds)
     groups = records if isinstance(records, Mapping) else {'': records}
     held = [(name, rec) for name, some in groups.items() for rec in some if len(rec) or _lost(rec)]
     if not held: return Report([], blind="Nothing is recorded.")
@@ -165,97 +158,3 @@ def report(
     return examine([rec], rules, **thresholds)
 
 Record.report = UnitRecord.report = report
-
-NOTHING = "no callback of this learner records anything; give it cbs=ActStats()"
-
-def watching(learn) -> list:
-    "The learner's callbacks that record something"
-    return [cb for cb in learn.cbs if isinstance(cb, Recording)]
-
-def recorded(learn) -> dict: # Callback's name → its records
-    "What they have recorded"
-    return {cb.name: cb.records for cb in watching(learn)}
-
-def diagnose(
-    learn, # A learner with callbacks such as `ActStats` and `GradStats`
-    rules=None, # Names of rules; None: all
-    **thresholds # Rule → dict of its thresholds
-) -> Report:
-    "One report over everything that the learner's callbacks recorded"
-    if not watching(learn): raise ValueError(NOTHING)
-    return examine(recorded(learn), rules, **thresholds)
-
-# %% ../../nbs/analysis/06_report.ipynb #stop-class
-class StopOnTrouble(Visitor):
-    """Ends the fit, as fastai's `CancelFitException` does, when a rule finds something; records and weights stay as they are.
-
-    Reading the record waits for the device, so it is done every `every` training steps and at the end of each epoch only.
-    Processes that train together end together or not at all: they ask each other through the store of `torch.distributed`, and
-    where one of them does not have this callback, or does not answer in time, the fit goes on."""
-    order = 55  # after `Recorder`, so that the step's loss is kept
-    together = 'StopOnTrouble'  # see `distributed.begin_fit`
-    def __init__(self,
-        rules=('nonfinite', 'exploding', 'exploding_gradients', 'dead'), # Names of rules; None: all
-        *,
-        every:int=100, # Training steps between two looks; 0: at the end of epochs only
-        **thresholds # Rule → dict of its thresholds
-    ):
-        check_whole('every', every, 0, of='training steps')
-        _chosen(rules, thresholds)
-        super().__init__()
-        self.rules, self.every, self.thresholds = rules, every, thresholds
-        self.reason, self.steps, self.failed, self.alone = None, 0, False, False
-
-    def before_fit(self):
-        if aside(self.learn): return
-        if not watching(self.learn): raise ValueError(NOTHING)
-        self.reason, self.steps, self.looks, self.failed, self.alone = None, 0, 0, False, False
-        self._end_with_all()
-
-    def after_batch(self):
-        if not self.training: return
-        self.steps += 1
-        if self.every and self.steps % self.every == 0: self.look()
-    def after_epoch(self): self.look()
-
-    def _end_with_all(self, missing=()):
-        "Look no more where the fit cannot be ended on all ranks; the first one that has this callback says so"
-        ranks = peers(self.learn)
-        if ranks is None: self.alone = world()[1] > 1; return
-        self.alone = bool(missing or ranks.lacking(self.together))
-        if not self.alone or ranks.rank != min(ranks.having(self.together)): return
-        why = f"{listed(missing)} did not answer" if missing else f"it is not on {listed(ranks.lacking(self.together))}"
-        warnings.warn(f"StopOnTrouble does not end this fit: {why}, and the ranks end together or not at all", stacklevel=3)
-
-    def _anywhere(self, found) -> bool:
-        "Has any of the processes that train together found something?"
-        ranks = peers(self.learn)
-        if ranks is None: return bool(found)
-        self.looks += 1
-        try: where, missing = ranks.vote(bool(found), f'{self.name}/{self.looks}', self.together)
-        except Exception as e:
-            self.alone = True
-            warnings.warn(f"StopOnTrouble does not end this fit: {e or type(e).__name__}", stacklevel=3)
-            return False
-        if missing: self._end_with_all(missing)
-        return bool(where) and not missing
-
-    def look(self):
-        "End the fit if there is a reason to"
-        if self.reason or self.alone or aside(self.learn): return
-        found = self._find()
-        if not self._anywhere(found): return
-        self.reason = found
-        if not found: raise CancelFitException()  # another rank says why
-        f = next(iter(found))
-        warnings.warn(f"the fit is ended after {self.steps} steps: {f.finding} in layer {f.layer!r} since step {f.since} ({f.evidence})", stacklevel=2)
-        raise CancelFitException()
-
-    def _find(self):
-        "A rule that fails is not asked again; other ranks still get their answer"
-        if self.failed: return []
-        try: return diagnose(self.learn, self.rules, **self.thresholds)
-        except Exception as e:  # a rule of the user's, perhaps
-            self.failed = True
-            warnings.warn(f"StopOnTrouble looks no more: {e or type(e).__name__}", stacklevel=3)
-            return []

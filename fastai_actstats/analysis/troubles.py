@@ -9,12 +9,34 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastai_actstats.analysis.rules import (
+    SQUASHERS,
+    Finding,
+    after,
+    at,
+    collapses,
+    finite,
+    kind,
+    onset,
+    rule,
+    share_above_zero,
+    size,
+    slope,
+)
 from ..core.record import Record
-from .rules import SQUASHERS, Finding, after, at, collapses, finite, kind, onset, rule, share_above_zero, size, slope
 
 # %% auto #0
-__all__ = ['GATES', 'masked', 'nonfinite', 'dead', 'saturated', 'bad_init', 'exploding', 'bumpy', 'never_ran', 'out_of_range',
-           'strength', 'vanishing', 'exploding_gradients', 'frozen', 'update_size', 'dead_units']
+__all__ = ['GATES', 'update_ratio', 'masked', 'nonfinite', 'dead', 'saturated', 'bad_init', 'exploding', 'bumpy', 'never_ran',
+           'out_of_range', 'strength', 'vanishing', 'exploding_gradients', 'frozen', 'update_size', 'dead_units']
+
+# %% ../../nbs/analysis/02_troubles.ipynb #update-ratio
+def update_ratio(
+    weights:Record, # Of the weights before each step
+    updates:Record # Of the changes, same parameters and columns
+) -> np.ndarray: # float64 [T, P]; nan where there was no step or weights are constant, -inf where a step moved all of them alike
+    "`log10` of the standard deviation of a step's update over that of the weight; about -3 is usual"
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return np.log10(np.where(weights.std > 0, updates.std/weights.std, np.nan))
 
 # %% ../../nbs/analysis/02_troubles.ipynb #activation-rules
 GATES = {'ReLU', 'ReLU6', 'GELU', 'SiLU', 'Mish', 'Hardswish'}  # let next to nothing through below zero

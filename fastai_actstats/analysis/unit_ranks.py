@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .channels import UnitRecord
+from ..core.record import Record
 from ..kernels.bins import Bins
 from ..kernels.eager import COUNT, COUNTS, MAX, MIN, NEAR_ZERO, empty
-from ..core.record import Record
-from .channels import UnitRecord
 
 # %% auto #0
 __all__ = ['flat', 'unflat']

@@ -13,15 +13,17 @@ import math
 import numpy as np
 import torch
 
-from ..core.arguments import check_choice, check_function, check_whole
-from ..kernels.bins import Bins
-from .activations import StatsCallback
-from ..core.layers import NothingToWatch, named_layers
-from ..core.accumulator import Recorder
-from ..core.ring import Ring
+from ..analysis.channels import UnitRecord
 from ..analysis.unit_ranks import flat, unflat
-from ..analysis.channels import ALIVE, UnitRecord, activation_kind, alive, channel_axis, makers
-from .hooks import Tap, aside, call_names
+from .base import StatsCallback
+from .compat import aside
+from .hooks import Tap, call_names
+from ..core.accumulator import Recorder
+from ..core.arguments import check_choice, check_function, check_whole
+from ..core.channels import ALIVE, activation_kind, alive, channel_axis, makers
+from ..core.layers import NothingToWatch, named_layers
+from ..core.ring import Ring
+from ..kernels.bins import Bins
 
 # %% auto #0
 __all__ = ['MOST_CALLS', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']

@@ -16,9 +16,9 @@ import warnings
 from fastai.torch_core import rank_distrib
 from torch import distributed as dist
 
-from .exchange import LeftOut, Met, SLACK, meet, together, within
-from ..core.ranks import ByRank, listed
+from .exchange import SLACK, LeftOut, Met, meet, together, within
 from .observer import Recording
+from ..core.ranks import ByRank, listed
 from ..core.record import Record
 
 # %% auto #0

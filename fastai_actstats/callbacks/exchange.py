@@ -19,9 +19,9 @@ from typing import NamedTuple
 import torch
 from torch import distributed as dist
 
-from ..kernels.eager import merge
 from ..core.ranks import agree, as_record, digest, head, listed, notes, placed
 from ..core.record import Record
+from ..kernels.eager import merge
 
 # %% auto #0
 __all__ = ['SLACK', 'TEAM', 'BLOCK', 'together', 'within', 'plan_together', 'merge_rows', 'Met', 'LeftOut', 'meet']

@@ -19,10 +19,11 @@ from fastai.basics import Learner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..kernels.bins import Bins
-from .activations import LayerStats
+from .base import LayerStats
+from .compat import transformed
+from .hooks import Tap
 from ..core.accumulator import Recorder
-from .hooks import Tap, transformed
+from ..kernels.bins import Bins
 
 # %% auto #0
 __all__ = ['averaged', 'LossPass', 'GradTap', 'GradStats']

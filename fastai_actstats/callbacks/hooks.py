@@ -15,31 +15,19 @@ from itertools import count
 from weakref import WeakValueDictionary
 
 import torch
-from fastai.basics import (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-                           CancelStepException, CancelTrainException, CancelValidException)
 from torch import nn
 
-from ..kernels.dispatch import fold, kernel_for
-from ..core.layers import first_float
+from .compat import CANCEL, compiled, elsewhere, scripted, transformed
 from ..core.accumulator import Recorder
+from ..core.arguments import why
+from ..core.layers import first_float, no_hook
+from ..kernels.dispatch import fold, kernel_for
 
 # %% auto #0
-__all__ = ['TAPS', 'transformed', 'CANCEL', 'elsewhere', 'why', 'out_of_memory', 'Tap', 'call_names', 'aside', 'compiled',
-           'scripted', 'draws', 'redrawn', 'Watch']
+__all__ = ['TAPS', 'out_of_memory', 'Tap', 'call_names', 'draws', 'redrawn', 'Watch']
 
 # %% ../../nbs/callbacks/02_hooks.ipynb #tap-class
 TAPS, _keys = WeakValueDictionary(), count()  # what the operation in a compiled graph finds its tap by
-
-transformed = torch._C._are_functorch_transforms_active  # () -> is this within `torch.func.grad`, `vmap`, `jvp`, ...?
-
-def elsewhere() -> bool:
-    "Is this no forward pass of training: a layer run again by checkpointing, or within a transform of `torch.func`?"
-    return torch._C._current_graph_task_id() != -1 or transformed()
-
-def why(cause:Exception|str) -> str:
-    "What an exception says, or its type if it says nothing or cannot"
-    try: return str(cause) or type(cause).__name__
-    except Exception: return type(cause).__name__
 
 def out_of_memory(cause) -> bool:
     "Did an allocation fail? torch's own on the CPU says so in words only"
@@ -107,7 +95,7 @@ class Tap:
             where = f"a batch of layer {self.name!r}" if batch else f"layer {self.name!r}"
             warnings.warn(f"{where} is left out of the record: {why(cause)}", stacklevel=2)
 
-    def __reduce__(self): return _no_hook, ()  # a copy of a model does not take its hooks along
+    def __reduce__(self): return no_hook, ()  # a copy of a model does not take its hooks along
 
 def call_names(name, calls, taken=()): # `taken`: names of all layers, of which a call must not have one
     sep = ':'
@@ -115,9 +103,6 @@ def call_names(name, calls, taken=()): # `taken`: names of all layers, of which 
     return [name] + [f'{name}{sep}{i}' for i in range(2, calls + 1)]
 
 def _describe(x): return f"{x.layout} {x.dtype}" if isinstance(x, torch.Tensor) else type(x).__name__
-
-def _none(*args): return None
-def _no_hook(): return _none
 
 @torch.library.custom_op('fastai_actstats::take', mutates_args={'row'}, schema='(Tensor x, Tensor(a!) row, int key) -> ()',
                          **(dict(tags=torch.Tag.cudagraph_unsafe) if hasattr(torch.Tag, 'cudagraph_unsafe') else {}))  # from torch 2.9 on
@@ -131,21 +116,6 @@ def _take(x, row, key):
     except Exception as e: tap.leave_out(e)
 
 # %% ../../nbs/callbacks/02_hooks.ipynb #watch-class
-CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException, CancelStepException,
-          CancelTrainException, CancelValidException)
-
-def aside(learn) -> bool:
-    "Is this not a fit of the user's: `lr_find`, or an evaluation?"
-    return hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked()
-
-def compiled(model:nn.Module) -> bool:
-    "Has any part of `model` been given to `torch.compile`?"
-    return any(isinstance(m, torch._dynamo.OptimizedModule) or m._compiled_call_impl is not None for m in model.modules())
-
-def scripted(model:nn.Module) -> set[nn.Module]:
-    "Modules that run in TorchScript, whose hooks are never called: what lies within a script, but not its outermost module"
-    return {m for s in model.modules() if isinstance(s, torch.jit.ScriptModule) for m in s.modules() if m is not s}
-
 def draws(module:nn.Module) -> bool:
     "Does it draw random numbers in training?"
     drops = 'drop' in type(module).__name__.lower()

@@ -8,69 +8,23 @@ allows: in a notebook it redraws one picture in place, beside fastai's progress 
 # %% ../../nbs/callbacks/12_live.ipynb #imports
 from __future__ import annotations
 
-import io
 import math
 import time
 import warnings
 from pathlib import Path
 
-import numpy as np
 from fastcore.imports import in_notebook
-from matplotlib.figure import Figure
 
-from ..core.disk import atomic
+from .compat import aside
+from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all, world
-from ..core.arguments import check_flag, check_number, check_path, check_whole
-from ..analysis.report import watching
-from ..plots.steps import STATS, draw_color_dim, layer_title, outside, plot_stats
-from ..core.ranks import listed
-from ..core.record import Record
 from .visitor import Visitor
-from .hooks import aside
+from ..core.arguments import check_flag, check_number, check_path, check_whole
+from ..core.disk import atomic
+from ..plots.live import live_figure, png
 
 # %% auto #0
-__all__ = ['spread', 'live_figure', 'png', 'LiveStats']
-
-# %% ../../nbs/callbacks/12_live.ipynb #draw
-def spread(
-    n:int, # How many there are
-    most:int # How many are wanted
-) -> list[int]: # Indices, first and last among them
-    "Evenly spread over a list"
-    return sorted({round(float(i)) for i in np.linspace(0, n - 1, min(n, most))})
-
-def live_figure(
-    rec:Record, # What was recorded so far
-    most:int=6, # Layers in colour
-    columns:int=200 # To which the record is merged
-) -> Figure:
-    "Colourful dimension of some layers above statistics of all"
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
-    rec = rec.merged(columns)
-    chosen = spread(len(rec.layers), most)
-    wide = min(len(chosen), 3)
-    high = math.ceil(len(chosen)/wide)
-    fig = Figure(figsize=(10.5, 1.9*high + 2.9), dpi=72)  # margins are set by hand: finding them takes longer than drawing
-    inch = 1/fig.get_figheight()
-    top, bottom = (fig.add_gridspec(*n, left=.06, right=.84, wspace=.25, **at) for n, at in
-                   (((high, wide), dict(top=1 - .6*inch, bottom=3.1*inch, hspace=.35)), ((1, len(STATS)), dict(top=2.3*inch, bottom=.5*inch))))
-    strips = outside(rec[chosen])
-    for k, i in enumerate(chosen):
-        ax = fig.add_subplot(top[k//wide, k % wide])
-        draw_color_dim(ax, rec[i], strips=strips)
-        ax.set_title(layer_title(rec, i), fontsize='small')
-        ax.tick_params(labelsize='x-small', labelbottom=k + wide >= len(chosen))
-    plot_stats(rec, axs=[fig.add_subplot(bottom[0, k]) for k in range(len(STATS))])
-    of = '' if not rec.ranks else f" of {listed(rec.ranks)}" if len(rec.ranks) <= 8 else f" of {len(rec.ranks)} ranks"
-    fig.suptitle(f"{rec.what}{of} after {rec.columns['last'][-1] + 1} steps, epoch {rec.columns['last_epoch'][-1]}; colour: log(1 + count), "
-                 "white: mean", fontsize='medium', y=1 - .12*inch)
-    return fig
-
-def png(fig:Figure) -> bytes:
-    "The figure as a file's content"
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format='png')
-    return buffer.getvalue()
+__all__ = ['LiveStats']
 
 # %% ../../nbs/callbacks/12_live.ipynb #live-class
 class LiveStats(Visitor):

@@ -12,12 +12,12 @@ import warnings
 
 import numpy as np
 
+from .compat import aside
+from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all
-from ..core.arguments import check_path, check_whole
-from ..analysis.report import watching
-from ..core.record import Record
 from .visitor import Visitor
-from .hooks import aside
+from ..core.arguments import check_path, check_whole
+from ..core.record import Record
 
 # %% auto #0
 __all__ = ['binned', 'StatsLogger', 'TensorBoardStats', 'WandbStats']

@@ -15,7 +15,9 @@ from keyword import iskeyword
 from fastai.basics import Callback
 from fastcore.basics import class2attr
 
+from ..analysis import report  # noqa: F401, gives records their report
 from ..core.record import Record
+from ..plots import channels, distributions, steps  # noqa: F401, give records their pictures
 
 # %% auto #0
 __all__ = ['Observer', 'Recording']

@@ -11,14 +11,13 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-
-from ..core import files
+from .compat import aside
+from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all, world
-from ..core.arguments import check_notes, check_path
-from ..analysis.report import watching
 from .visitor import Visitor
+from ..core import files
+from ..core.arguments import check_notes, check_path
 from ..core.record import Record
-from .hooks import aside
 
 # %% auto #0
 __all__ = ['SaveRecord']

@@ -12,7 +12,9 @@ import warnings
 
 from fastai.basics import Callback
 
-from .hooks import Watch, aside, why
+from .compat import aside
+from .hooks import Watch
+from ..core.arguments import why
 
 # %% auto #0
 __all__ = ['Visitor', 'Gone']

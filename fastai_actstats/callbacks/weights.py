@@ -10,32 +10,23 @@ from __future__ import annotations
 
 import warnings
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..kernels.bins import Bins
-from .activations import StatsCallback
-from ..kernels.dispatch import check_kernel, fold_all, kernel_for
-from ..core.layers import NothingToWatch, choose, named_layers, own_parameters, type_name
+from ..analysis.troubles import update_ratio
+from .base import StatsCallback
 from .distributed import world
-from ..kernels.eager import empty
-from ..plots.steps import draw_lines, name_lines
-from ..core.record import Record
 from ..core.accumulator import Recorder
+from ..core.layers import NothingToWatch, choose, named_layers, own_parameters, type_name
+from ..core.record import Record
+from ..kernels.bins import Bins
+from ..kernels.dispatch import check_kernel, fold_all, kernel_for
+from ..kernels.eager import empty
+from ..plots.steps import plot_update_ratio
 
 # %% auto #0
-__all__ = ['KINDS', 'update_ratio', 'local', 'is_copy', 'WeightStats', 'plot_update_ratio']
-
-# %% ../../nbs/callbacks/06_weights.ipynb #update-ratio
-def update_ratio(
-    weights:Record, # Of the weights before each step
-    updates:Record # Of the changes, same parameters and columns
-) -> np.ndarray: # float64 [T, P]; nan where there was no step or weights are constant, -inf where a step moved all of them alike
-    "`log10` of the standard deviation of a step's update over that of the weight; about -3 is usual"
-    with np.errstate(divide='ignore', invalid='ignore'):
-        return np.log10(np.where(weights.std > 0, updates.std/weights.std, np.nan))
+__all__ = ['KINDS', 'local', 'is_copy', 'WeightStats']
 
 # %% ../../nbs/callbacks/06_weights.ipynb #weight-stats
 KINDS = 'weights', 'weight gradients', 'updates'  # each parameter has a row of each, in this order
@@ -212,21 +203,3 @@ class WeightStats(StatsCallback):
         return update_ratio(self.record, self.updates)
 
     def plot_update_ratio(self, **kwargs): return plot_update_ratio(self.record, self.updates, **kwargs)  # see the function
-
-# %% ../../nbs/callbacks/06_weights.ipynb #plot-code
-def plot_update_ratio(
-    weights:Record, updates:Record, # As `update_ratio`
-    usual:float=-3., # Where the dashed line is drawn
-    ax=None, # Axes to draw on
-    figsize:tuple[float, float]|None=None # Inches
-): # The figure, or `ax` where it was given
-    "The update ratio of every parameter against step, and the line at which it is as large as usual"
-    if not len(weights) or not weights.layers: raise ValueError(f"nothing to draw: {weights!r}")
-    fig, draw = (None, ax) if ax is not None else plt.subplots(figsize=figsize or (8, 4), layout='constrained')
-    ratio = update_ratio(weights, updates)
-    draw_lines(draw, weights, np.where(np.isfinite(ratio), ratio, np.nan), 'how much a step changes a parameter')
-    draw.axhline(usual, color='black', ls='--', lw=1)
-    draw.text(.99, usual, f'{usual:g}: usual', transform=draw.get_yaxis_transform(), ha='right', va='bottom', fontsize='small')
-    draw.set_ylabel('log10(std of update / std of weight)')
-    name_lines(draw, weights)
-    return fig if ax is None else ax

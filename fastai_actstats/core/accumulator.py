@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from .arguments import check_choice, check_whole
-from ..kernels.bins import Bins
-from ..kernels.eager import empty
 from .record import Record
 from .ring import Ring
+from ..kernels.bins import Bins
+from ..kernels.eager import empty
 
 # %% auto #0
 __all__ = ['PHASES', 'Recorder']

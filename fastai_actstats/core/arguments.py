@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 # %% auto #0
-__all__ = ['check_whole', 'check_number', 'check_choice', 'check_flag', 'check_function', 'check_path', 'check_notes']
+__all__ = ['check_whole', 'check_number', 'check_choice', 'check_flag', 'check_function', 'check_path', 'check_notes', 'why']
 
 # %% ../../nbs/core/00_arguments.ipynb #checks
 def check_whole(
@@ -72,3 +72,9 @@ def check_notes(notes):
     try: same = json.loads(json.dumps(notes)) == notes
     except (TypeError, ValueError, RecursionError): same = False
     if not same: raise TypeError(f"notes={notes!r} must be made of dicts with text keys, lists, text, numbers, booleans and None")
+
+# %% ../../nbs/core/00_arguments.ipynb #why
+def why(cause:Exception|str) -> str:
+    "What an exception says, or its type if it says nothing or cannot"
+    try: return str(cause) or type(cause).__name__
+    except Exception: return type(cause).__name__

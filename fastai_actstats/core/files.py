@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .disk import atomic, need, open_arrays, read_array, write_arrays
 from .arguments import check_notes
+from .columns import COLUMN
+from .disk import atomic, need, open_arrays, read_array, write_arrays
 from ..kernels.bins import MOST_BINS, Bins
 from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
-from .ring import COLUMN
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']

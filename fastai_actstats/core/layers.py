@@ -18,7 +18,7 @@ from torch import nn
 
 # %% auto #0
 __all__ = ['WRAPPERS', 'HELPERS', 'MOST_PARTS', 'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters',
-           'NothingToWatch', 'whole_layers', 'choose', 'follows', 'first_float']
+           'NothingToWatch', 'whole_layers', 'choose', 'follows', 'first_float', 'activation', 'no_hook']
 
 # %% ../../nbs/core/09_layers.ipynb #named-layers
 # Types of torch's → the name under which they hold the user's module; not the types, for some take long to import
@@ -183,3 +183,21 @@ def _parts(x):
     if isinstance(x, (dict, Mapping)): return x.values()
     if dataclasses.is_dataclass(x): return (getattr(x, f.name) for f in dataclasses.fields(x))
     return getattr(x, '__dict__', {}).values()
+
+# %% ../../nbs/core/09_layers.ipynb #activation-code
+def activation(
+    module:nn.Module, # The layer
+    output # What it returned
+) -> torch.Tensor | None: # Plain tensor, batch first; `None` if there is none
+    "The tensor that is looked at in a layer's output"
+    x = first_float(output)
+    if x is None or not x.dim(): return None
+    x = x.detach().as_subclass(torch.Tensor)
+    return x.transpose(0, 1) if getattr(module, 'batch_first', True) is False and x.dim() == 3 else x
+
+# %% ../../nbs/core/09_layers.ipynb #no-hook
+def _no_op(*args): return None
+
+def no_hook():
+    "What stands for a hook in a copy of a model, which does not take its hooks along: `__reduce__` of a hook gives `no_hook, ()`"
+    return _no_op

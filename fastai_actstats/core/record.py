@@ -17,13 +17,16 @@ import pandas as pd
 import torch
 
 from . import files
-from ..kernels.bins import Bins
-from ..kernels.eager import empty, merge
 from .markup import table, tag, together
 from .summary import Summary
+from ..kernels.bins import Bins
+from ..kernels.eager import empty, merge
 
 # %% auto #0
-__all__ = ['Record']
+__all__ = ['STATS', 'Record']
+
+# %% ../../nbs/core/07_record.ipynb #stats-names
+STATS = {'mean': 'mean', 'std': 'standard deviation', 'near_zero': 'near-zero fraction'}
 
 # %% ../../nbs/core/07_record.ipynb #record-class
 class Record:

@@ -11,17 +11,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .columns import COLUMN
 from ..kernels.bins import Bins
 from ..kernels.eager import empty, merge
 
 # %% auto #0
-__all__ = ['COLUMN', 'WHEN_FULL', 'WAITING', 'Ring']
+__all__ = ['WHEN_FULL', 'WAITING', 'Ring']
 
 # %% ../../nbs/core/03_ring.ipynb #ring-class
-COLUMN = np.dtype([('first', 'i8'), ('last', 'i8'),            # first and last training step
-                   ('epoch', 'i8'), ('last_epoch', 'i8'),      # epoch of these, counted over all fits
-                   ('fit', 'i8'), ('last_fit', 'i8'),          # fit of these
-                   ('valid', '?'), ('steps', 'i8')])           # a validation column?; how many steps were merged
 WHEN_FULL = 'merge', 'overwrite'
 WAITING = 16  # rows at most that wait to be merged into the last column
 

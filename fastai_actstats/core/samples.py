@@ -9,15 +9,21 @@ predictions. `sampling` fills it, `embedding` draws it."""
 from __future__ import annotations
 
 import json
+import math
 import os
+import warnings
+from functools import partial
 
 import numpy as np
 import torch
 
+from .arguments import check_whole, why
+from .channels import channel_axis
 from .disk import atomic, need, open_arrays, read_array, write_arrays
+from .layers import activation, no_hook
 
 # %% auto #0
-__all__ = ['KIND', 'Reservoir', 'Sample']
+__all__ = ['KIND', 'POOLS', 'Reservoir', 'Sample', 'SampleTap', 'put_label', 'decoded', 'as_sample', 'vocab_of', 'check_sampling']
 
 # %% ../../nbs/core/11_samples.ipynb #reservoir-class
 class Reservoir:
@@ -170,3 +176,63 @@ class Sample:
         when = f", epochs {', '.join(map(str, self.epochs))}" if self.epochs != [-1] else ''
         widths = ', '.join(f'{k} ({v.shape[1]})' for k, v in list(self.acts.items())[:12])
         return f"Sample of {len(self)} rows of {self.info.get('seen', '?')} items{when}; layers (units): {widths}"
+
+# %% ../../nbs/core/11_samples.ipynb #tap-code
+POOLS = 'mean', 'max', None
+
+class SampleTap:
+    "Forward hook of one layer: puts the chosen items of a batch into the reservoir"
+    def __init__(self, sampler, name, pool, channel_dim, maker):
+        self.sampler, self.name, self.pool, self.failed = sampler, name, pool, False
+        self.channel_dim, self.maker = channel_dim, maker
+
+    @torch.compiler.disable  # what is kept changes with every batch, so a compiled graph breaks at this layer
+    def __call__(self, module, args, output):
+        reservoir = self.sampler()
+        if reservoir is None or self.failed: return
+        try:
+            x = activation(module, output)
+            if x is None: raise TypeError("no tensor of floats in its output")
+            dim = (channel_axis(tuple(x.shape), self.maker) if self.channel_dim is None else self.channel_dim) % x.dim()
+            reservoir.put(self.name, x, partial(self.pooled, dim=dim))
+        except Exception as e:
+            self.mute()
+            reservoir.values.pop(self.name, None)
+            warnings.warn(f"layer {self.name!r} is left out of the sample: {why(e)}", stacklevel=2)
+
+    def mute(self) -> bool: # As `Tap.mute`
+        new, self.failed = not self.failed, True
+        return new
+
+    def pooled(self, x, dim):
+        x = x.float()
+        if self.pool is None or x.dim() < 3: return x.flatten(1)
+        x = x.movedim(dim, 1).flatten(2)
+        return x.mean(2) if self.pool == 'mean' else x.amax(2)
+
+    def __reduce__(self): return no_hook, ()
+
+def put_label(reservoir, name, x):
+    "Targets and predictions, where there is one or a few an item"
+    one = isinstance(x, torch.Tensor) and x.dim() and len(x) == reservoir.size
+    if one and x[0].numel() <= 64: reservoir.put(name, x)
+
+def decoded(loss_func, pred):
+    for name in ('activation', 'decodes'): pred = getattr(loss_func, name, lambda x: x)(pred)
+    return pred
+
+def as_sample(reservoir, epoch, pool, seed, vocab):
+    index, values = reservoir.read()
+    labels = {k: values.pop(f'[{k}]', None) for k in ('target', 'prediction')}
+    info = dict(seed=seed, pool=pool, seen=reservoir.seen, vocab=vocab)
+    return Sample(values, index, np.full(len(index), epoch), **labels, info=info)
+
+def vocab_of(dls):
+    vocab = getattr(dls, 'vocab', None)
+    try: return [str(o) for o in vocab] if vocab is not None and not isinstance(vocab[0], (list, tuple)) else None
+    except (TypeError, IndexError, KeyError): return None
+
+def check_sampling(pool, seed, channel_dim):
+    if not any(pool is p or isinstance(pool, str) and pool == p for p in POOLS): raise ValueError(f"pool={pool!r} must be one of {POOLS}")
+    check_whole('seed', seed, -2**63)
+    if channel_dim is not None: check_whole('channel_dim', channel_dim, -math.inf, of='axes')

@@ -12,8 +12,8 @@ from functools import cached_property
 
 import torch
 
-from ..kernels.bins import Bins
 from ..kernels import eager
+from ..kernels.bins import Bins
 from ..kernels.dispatch import fold
 from ..kernels.eager import COUNT, COUNTS, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, merge
 

@@ -17,10 +17,10 @@ import torch
 from matplotlib.colors import ListedColormap, Normalize
 from torch import nn
 
-from .pictures import GAP, SCALES, mosaic, palette, pitch, zoom_for
 from ..core.layers import WRAPPERS, choose
-from .run import model_of
 from ..core.record import Record
+from .pictures import GAP, SCALES, mosaic, palette, pitch, zoom_for
+from .run import model_of
 
 # %% auto #0
 __all__ = ['KERNELS', 'filter_weights', 'show_filters']

@@ -14,23 +14,12 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..callbacks.channels import channel_axis, makers
-from ..core.layers import choose, first_float, named_layers, type_name
+from ..core.channels import channel_axis, makers
+from ..core.layers import activation, choose, named_layers, type_name
 from .run import Look, Stop
 
 # %% auto #0
-__all__ = ['activation', 'layer_table', 'LayerMaps', 'with_maps', 'feature_maps']
-
-# %% ../../nbs/features/02_maps.ipynb #activation-code
-def activation(
-    module:nn.Module, # The layer
-    output # What it returned
-) -> torch.Tensor | None: # Plain tensor, batch first; `None` if there is none
-    "The tensor that is looked at in a layer's output"
-    x = first_float(output)
-    if x is None or not x.dim(): return None
-    x = x.detach().as_subclass(torch.Tensor)
-    return x.transpose(0, 1) if getattr(module, 'batch_first', True) is False and x.dim() == 3 else x
+__all__ = ['layer_table', 'LayerMaps', 'with_maps', 'feature_maps']
 
 # %% ../../nbs/features/02_maps.ipynb #layer-table
 def layer_table(

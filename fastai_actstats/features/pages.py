@@ -16,15 +16,24 @@ import pandas as pd
 from fastprogress.fastprogress import progress_bar
 from PIL import Image
 
-from ..kernels.bins import Bins
-from ..callbacks.channels import makers
+from ..core.channels import makers
 from ..core.disk import atomic, sweep
-from .maps import LayerMaps, activation
-from .pictures import canvas, check_style, colour_limits, mean_plane, mosaic, ordered, palette, zoom_for
-from ..core.layers import children, choose, type_name
-from .run import Look
+from ..core.layers import activation, children, choose, type_name
 from ..core.markup import Html, tag, together
 from ..core.summary import Summary
+from .maps import LayerMaps
+from fastai_actstats.features.pictures import (
+    canvas,
+    check_style,
+    colour_limits,
+    mean_plane,
+    mosaic,
+    ordered,
+    palette,
+    zoom_for,
+)
+from .run import Look
+from ..kernels.bins import Bins
 
 # %% auto #0
 __all__ = ['STYLE', 'STATS', 'HEADS', 'save_feature_maps']

@@ -7,161 +7,24 @@
 # %% ../../nbs/features/06_sampling.ipynb #imports
 from __future__ import annotations
 
-import math
-import warnings
-from functools import partial
-
-import numpy as np
-import torch
 from fastai.basics import find_bs
 
-from ..core.arguments import check_flag, check_whole
-from ..callbacks.activations import StatsCallback
-from ..callbacks.channels import channel_axis, makers
-from .maps import activation
-from ..core.layers import choose, named_layers
+from ..core.channels import makers
+from ..core.layers import choose
+from fastai_actstats.core.samples import (
+    Reservoir,
+    Sample,
+    SampleTap,
+    as_sample,
+    check_sampling,
+    decoded,
+    put_label,
+    vocab_of,
+)
 from .run import forward, model_of, still, to_model
-from ..callbacks.observer import Observer
-from ..core.samples import Reservoir, Sample
-from ..callbacks.visitor import Visitor
-from ..callbacks.hooks import Tap, Watch, aside, transformed, why
 
 # %% auto #0
-__all__ = ['POOLS', 'SampleTap', 'ActSample', 'sample_activations']
-
-# %% ../../nbs/features/06_sampling.ipynb #tap-code
-POOLS = 'mean', 'max', None
-
-class SampleTap:
-    "Forward hook of one layer: puts the chosen items of a batch into the reservoir"
-    def __init__(self, sampler, name, pool, channel_dim, maker):
-        self.sampler, self.name, self.pool, self.failed = sampler, name, pool, False
-        self.channel_dim, self.maker = channel_dim, maker
-
-    @torch.compiler.disable  # what is kept changes with every batch, so a compiled graph breaks at this layer
-    def __call__(self, module, args, output):
-        reservoir = self.sampler()
-        if reservoir is None or self.failed or transformed(): return
-        try:
-            x = activation(module, output)
-            if x is None: raise TypeError("no tensor of floats in its output")
-            dim = (channel_axis(tuple(x.shape), self.maker) if self.channel_dim is None else self.channel_dim) % x.dim()
-            reservoir.put(self.name, x, partial(self.pooled, dim=dim))
-        except Exception as e:
-            self.mute()
-            reservoir.values.pop(self.name, None)
-            warnings.warn(f"layer {self.name!r} is left out of the sample: {why(e)}", stacklevel=2)
-
-    def mute(self) -> bool: # As `Tap.mute`
-        new, self.failed = not self.failed, True
-        return new
-
-    def pooled(self, x, dim):
-        x = x.float()
-        if self.pool is None or x.dim() < 3: return x.flatten(1)
-        x = x.movedim(dim, 1).flatten(2)
-        return x.mean(2) if self.pool == 'mean' else x.amax(2)
-
-    __reduce__ = Tap.__reduce__
-
-def _put_label(reservoir, name, x):
-    "Targets and predictions, where there is one or a few an item"
-    one = isinstance(x, torch.Tensor) and x.dim() and len(x) == reservoir.size
-    if one and x[0].numel() <= 64: reservoir.put(name, x)
-
-def _decoded(loss_func, pred):
-    for name in ('activation', 'decodes'): pred = getattr(loss_func, name, lambda x: x)(pred)
-    return pred
-
-def _sample(reservoir, epoch, pool, seed, vocab):
-    index, values = reservoir.read()
-    labels = {k: values.pop(f'[{k}]', None) for k in ('target', 'prediction')}
-    info = dict(seed=seed, pool=pool, seen=reservoir.seen, vocab=vocab)
-    return Sample(values, index, np.full(len(index), epoch), **labels, info=info)
-
-def _vocab(dls):
-    vocab = getattr(dls, 'vocab', None)
-    try: return [str(o) for o in vocab] if vocab is not None and not isinstance(vocab[0], (list, tuple)) else None
-    except (TypeError, IndexError, KeyError): return None
-
-def _check(pool, seed, channel_dim):
-    if not any(pool is p or isinstance(pool, str) and pool == p for p in POOLS): raise ValueError(f"pool={pool!r} must be one of {POOLS}")
-    check_whole('seed', seed, -2**63)
-    if channel_dim is not None: check_whole('channel_dim', channel_dim, -math.inf, of='axes')
-
-# %% ../../nbs/features/06_sampling.ipynb #act-sample-class
-class ActSample(Visitor, Observer):
-    """Keeps a uniform sample of the validation set's activations, at the end of each epoch's validation.
-
-    `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows for each layer, whatever the set's size."""
-    order, holds, held = StatsCallback.order, 'sample', Sample
-
-    def __init__(self,
-        layers=None, # See `layers.choose`; None: modules with parameters of their own
-        n:int=1000, # Items kept
-        *,
-        pool:str|None='mean', # 'mean' or 'max' over positions, or None: whole activations
-        every_epoch:bool=False, # Keep a sample of each epoch, or of the last only?
-        seed:int=42, # The same seed keeps the same items
-        channel_dim:int|None=None, # See `feature_maps`
-        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
-    ):
-        _check(pool, seed, channel_dim)
-        check_flag('every_epoch', every_epoch)
-        Reservoir(n, seed)  # complains
-        super().__init__(name)
-        self.layers, self.n, self.pool, self.every_epoch = layers, n, pool, every_epoch
-        self.seed, self.channel_dim = seed, channel_dim
-        self.samples, self.reservoir, self._done, self._on, self._taps = [], None, None, False, {}
-        self._names, self._first = [], 0
-
-    def before_fit(self):
-        if aside(self.learn): return
-        self._names, self._on = list(choose(self.learn.model, self.layers)), True
-        for _, tap in self._taps.values(): tap.failed = False
-        self._first = len(self.samples) and self.samples[-1].epochs[-1] + 1
-        Watch.join(self.learn, self)
-
-    def taps(self):
-        modules, made = named_layers(self.learn.model), makers(self.learn.model)
-        def tap(name): return SampleTap(lambda: self.reservoir, name, self.pool, self.channel_dim, made[modules[name]])
-        for n in self._names:  # a tap stays with its layer: a new one would have a compiled model compiled again
-            if n in modules and self._taps.get(n, [None])[0] is not modules[n]: self._taps[n] = modules[n], tap(n)
-        return [self._taps[n] for n in self._names if n in modules]
-
-    def before_validate(self):
-        self._done = None  # of a validation that an exception ended
-        self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
-    def before_batch(self):
-        if self.reservoir is not None: self.reservoir.begin(find_bs(self.learn.xb))
-
-    def after_pred(self):
-        if self.reservoir is None: return
-        try:
-            if self.learn.yb: _put_label(self.reservoir, '[target]', self.learn.yb[0])
-            _put_label(self.reservoir, '[prediction]', _decoded(self.learn.loss_func, self.learn.pred))
-        except Exception as e: warnings.warn(f"targets and predictions are left out of the sample: {why(e)}", stacklevel=2)
-
-    def after_validate(self):
-        r, self._done = self._done, None
-        if r is None or not r.seen: return
-        new = _sample(r, self._first + self.learn.epoch, self.pool, self.seed, _vocab(self.learn.dls))
-        self.samples = [*self.samples, new] if self.every_epoch else [new]
-
-    def wants(self, training): return not training
-    def rest(self): self._done, self.reservoir = self.reservoir, None  # the batches are over, in whatever way
-    def after_fit(self):
-        if aside(self.learn): return
-        self._on = False
-        Watch.leave(self.learn, self)
-
-    @property
-    def sample(self) -> Sample:
-        "What was kept: of the last epoch, or of all with `every_epoch`"
-        if not self.samples: raise ValueError("nothing is sampled: no epoch with a validation set has been trained")
-        return Sample.join(self.samples)
-
-    def __getstate__(self): return dict(super().__getstate__(), _taps={})
+__all__ = ['sample_activations']
 
 # %% ../../nbs/features/06_sampling.ipynb #sample-activations-code
 def sample_activations(
@@ -175,7 +38,7 @@ def sample_activations(
     channel_dim:int|None=None # See `feature_maps`
 ) -> Sample: # Epoch -1 throughout
     "A uniform sample of the activations over a data set, outside training; the model is left as it was"
-    _check(pool, seed, channel_dim)
+    check_sampling(pool, seed, channel_dim)
     model, reservoir = model_of(learn), Reservoir(n, seed)
     made = makers(model)
     if dl is None:
@@ -193,11 +56,11 @@ def sample_activations(
                 inputs = to_model(model, batch[:k])
                 reservoir.begin(find_bs(inputs))
                 pred = forward(model, inputs)
-                if len(batch) > k: _put_label(reservoir, '[target]', batch[k])
-                _put_label(reservoir, '[prediction]', _decoded(getattr(learn, 'loss_func', None), pred))
+                if len(batch) > k: put_label(reservoir, '[target]', batch[k])
+                put_label(reservoir, '[prediction]', decoded(getattr(learn, 'loss_func', None), pred))
     finally:
         if rng is not None:
             rng.setstate(state)
             dl.rng = rng
     if not reservoir.seen: raise ValueError("the data set is empty")
-    return _sample(reservoir, -1, pool, seed, _vocab(getattr(learn, 'dls', None)))
+    return as_sample(reservoir, -1, pool, seed, vocab_of(getattr(learn, 'dls', None)))

@@ -21,7 +21,6 @@ from numba import types as t
 from numba.extending import intrinsic
 
 from .bins import Bins
-from . import eager
 
 # %% auto #0
 __all__ = ['DEVICES', 'SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'DTYPES', 'i32', 'PART', 'PARTS', 'reduce_']

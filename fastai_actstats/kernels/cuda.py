@@ -12,8 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .bins import Bins
 from . import eager
+from .bins import Bins
 
 # %% auto #0
 __all__ = ['UP', 'HUGE', 'SMALL', 'PLAIN', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS',

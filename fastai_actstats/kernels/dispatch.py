@@ -17,8 +17,8 @@ from functools import cache
 import numpy as np
 import torch
 
-from .bins import Bins
 from . import eager
+from .bins import Bins
 from .eager import M2, MAX, MEAN, MIN, block, empty, flat, merge
 
 # %% auto #0

@@ -15,8 +15,8 @@ import seaborn as sns
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
-from .steps import CMAP, STATS, _drawable, _value_ticks, layer_title, step_edges, step_label
-from ..core.record import Record
+from ..core.record import STATS, Record
+from .axes import CMAP, _drawable, _value_ticks, layer_title, step_edges, step_label
 
 # %% auto #0
 __all__ = ['heat_data', 'draw_heat', 'heat_size', 'heatmap', 'ridge_data', 'ridge', 'first_last_data', 'first_last']

@@ -9,58 +9,30 @@ from __future__ import annotations
 
 import math
 
-import matplotlib.patheffects as pe
 import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter
 
-from ..core.record import Record
+from ..analysis.troubles import update_ratio
+from ..core.record import STATS, Record
+from fastai_actstats.plots.axes import (
+    _RIM,
+    CMAP,
+    SHARE,
+    _drawable,
+    _marks,
+    _value_ticks,
+    layer_title,
+    mark_epochs,
+    step_edges,
+    step_label,
+)
 
 # %% auto #0
-__all__ = ['CMAP', 'SHARE', 'STATS', 'step_edges', 'mark_epochs', 'counts', 'shares', 'outside', 'draw_color_dim', 'step_label',
-           'color_dim', 'layer_title', 'draw_lines', 'name_lines', 'plot_stats']
-
-# %% ../../nbs/plots/02_steps.ipynb #helpers
-CMAP = 'viridis'
-SHARE = 1e-4, 1.  # the colours of shares, logarithmic: the same in every picture
-STATS = {'mean': 'mean', 'std': 'standard deviation', 'near_zero': 'near-zero fraction'}
-_RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]
-
-def _drawable(rec, most=2000):
-    "What is drawn: training columns where there are some, few enough to be seen"
-    if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
-    return rec.merged(most)
-
-def step_edges(
-    rec:Record
-) -> np.ndarray: # float64 [T+1]
-    "Where columns begin and end on the step axis; validation columns, which share steps, are counted instead"
-    first = rec.columns['first'].astype(float)
-    if rec.columns['valid'].all() or (len(rec) > 1 and (np.diff(first) <= 0).any()): return np.arange(len(rec) + 1.)
-    return np.append(first, max(rec.columns['last'][-1] + 1, first[-1] + 1))
-
-def mark_epochs(ax, rec:Record, edges:np.ndarray, color='white'):
-    "Thin dotted lines where epochs begin, solid ones where fits begin"
-    for name, style in (('epoch', dict(ls=':', lw=.8)), ('fit', dict(ls='-', lw=1.2))):
-        starts = np.flatnonzero(np.diff(rec.columns[name])) + 1
-        if len(starts) <= 40:
-            for x in edges[starts]: ax.axvline(x, color=color, alpha=.7, **style)
-
-def _value_ticks(bins):
-    "Positions on an axis that counts bins, and the real values there"
-    if not bins.per_octave:
-        ticks = plt.MaxNLocator(5).tick_values(bins.lo, bins.hi)
-        ticks = ticks[(ticks >= bins.lo) & (ticks <= bins.hi)]
-        return ((ticks - bins.lo)*bins.scale).tolist(), [f'{t:g}' for t in ticks]
-    edges = bins.edges
-    powers = np.arange(math.ceil(math.log10(edges[bins.side + 1])), math.floor(math.log10(bins.hi)) + 1)
-    powers = powers[::-1][::max(1, math.ceil(len(powers)/4))][::-1]
-    values = np.concatenate([-10.**powers[::-1], [0.], 10.**powers])
-    labels = [f'$-10^{{{p}}}$' for p in powers[::-1]] + ['0'] + [f'$10^{{{p}}}$' for p in powers]
-    return np.interp(values, edges, np.arange(bins.n + 1)).tolist(), labels
+__all__ = ['counts', 'shares', 'outside', 'draw_color_dim', 'color_dim', 'draw_lines', 'name_lines', 'plot_stats',
+           'plot_update_ratio']
 
 # %% ../../nbs/plots/02_steps.ipynb #draw-one
 def counts(
@@ -117,8 +89,6 @@ def draw_color_dim(
     mark_epochs(ax, rec, edges)
     return mesh
 
-def step_label(rec): return 'validation batch' if rec.columns['valid'].all() else 'training step'
-
 # %% ../../nbs/plots/02_steps.ipynb #color-dim-code
 def color_dim(
     rec:Record, # What was recorded
@@ -154,16 +124,6 @@ def color_dim(
     fig.supylabel(rec.what[:-1] + ' (white: mean)'*(mean and not rec.bins.per_octave), fontsize='medium')
     fig.suptitle(f'colour: {label}', fontsize='small', ha='right', x=.99)
     return fig
-
-def _marks(rec):
-    epochs, fits = len(np.unique(rec.columns['epoch'])) > 1, len(np.unique(rec.columns['fit'])) > 1
-    said = [s for s, there in (('dotted: an epoch begins', epochs), ('solid: a fit begins', fits)) if there]
-    return f" ({', '.join(said)})" if said else ''
-
-def layer_title(rec, i):
-    "Name and type of a layer"
-    kind = rec.info.get(rec.layers[i], {}).get('type', '')
-    return f'{rec.layers[i]}  {kind}'.strip()
 
 # %% ../../nbs/plots/02_steps.ipynb #plot-stats-code
 def draw_lines(
@@ -217,3 +177,21 @@ def plot_stats(
     return fig if given is None else given
 
 Record.color_dim, Record.plot_stats = color_dim, plot_stats
+
+# %% ../../nbs/plots/02_steps.ipynb #update-ratio-code
+def plot_update_ratio(
+    weights:Record, updates:Record, # As `update_ratio`
+    usual:float=-3., # Where the dashed line is drawn
+    ax=None, # Axes to draw on
+    figsize:tuple[float, float]|None=None # Inches
+): # The figure, or `ax` where it was given
+    "The update ratio of every parameter against step, and the line at which it is as large as usual"
+    if not len(weights) or not weights.layers: raise ValueError(f"nothing to draw: {weights!r}")
+    fig, draw = (None, ax) if ax is not None else plt.subplots(figsize=figsize or (8, 4), layout='constrained')
+    ratio = update_ratio(weights, updates)
+    draw_lines(draw, weights, np.where(np.isfinite(ratio), ratio, np.nan), 'how much a step changes a parameter')
+    draw.axhline(usual, color='black', ls='--', lw=1)
+    draw.text(.99, usual, f'{usual:g}: usual', transform=draw.get_yaxis_transform(), ha='right', va='bottom', fontsize='small')
+    draw.set_ylabel('log10(std of update / std of weight)')
+    name_lines(draw, weights)
+    return fig if ax is None else ax
