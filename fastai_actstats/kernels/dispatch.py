@@ -22,8 +22,8 @@ from .bins import Bins
 from .eager import M2, MAX, MEAN, MIN, block, empty, flat, merge
 
 # %% auto #0
-__all__ = ['DTYPES', 'KERNELS', 'NEEDS', 'SMALL', 'readable', 'dense', 'out_of_memory', 'check_kernel', 'load_kernel', 'try_out',
-           'give_up', 'kernel_for', 'fold', 'fold_all']
+__all__ = ['DTYPES', 'KERNELS', 'NEEDS', 'SMALL', 'readable', 'dense', 'out_of_memory', 'in_memory', 'check_kernel',
+           'load_kernel', 'try_out', 'give_up', 'kernel_for', 'fold', 'fold_all']
 
 # %% ../../nbs/kernels/05_dispatch.ipynb #gate-code
 DTYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64}  # read as they are; others are widened
@@ -53,7 +53,7 @@ def dense(
     try:
         if x.dtype not in DTYPES: x = x.float()
         if x.is_neg(): x = x.resolve_neg()
-        if _in_memory(x): return *flat(x), kernel
+        if in_memory(x): return *flat(x), kernel
         x = torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
     except Exception as e:
         if out_of_memory(e): raise
@@ -72,7 +72,7 @@ def _local(x):
         raise TypeError(f"{_describe(x)} is a sum over processes that has not been made yet: no process holds its values")
     return x.to_local()
 
-def _in_memory(x):
+def in_memory(x):
     "Does torch itself read the values of `x` from its memory, or find them elsewhere? `TypeError` if that memory is gone"
     if not _own(x): return False
     try:
