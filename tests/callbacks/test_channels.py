@@ -7,7 +7,6 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 
 from fastai_actstats.all import ActStats, DeadUnits
-from fastai_actstats.plots.channels import plot_units
 from fastai_actstats.core.channels import channel_axis, makers
 from fastai_actstats.core.channels import ALIVE, activation_kind
 
@@ -183,4 +182,4 @@ def test_the_picture(learner, settings):
     assert len(axes) == 2 and '12 ' in axes[0].get_title()
     mesh = axes[1].collections[0].get_array()
     assert ((mesh < 0) == units.record.dead('4').T).all() and '<td' in units.record._repr_html_() and 'windows' in repr(units.record)
-    assert len(plot_units(units.record, '4').axes) == 2
+    assert len(units.record.plot('4').axes) == 2

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from sklearn.decomposition import PCA
 from torch import nn
 
-from fastai_actstats.features.embedding import embed, heatmap
+from fastai_actstats.features.embedding import embed
 from fastai_actstats.core.samples import Reservoir, Sample
 from fastai_actstats.features.sampling import sample_activations
 from fastai_actstats.callbacks.sample import ActSample
@@ -252,20 +252,20 @@ def test_what_cannot_be_embedded(sample):
     for call, kind, said in [
         (lambda: embed(sample, 'lda', 'a.b/c'), ValueError, "method='lda' must be one of"), (lambda: embed(sample), IndexError, 'a.b/c, 0'),
         (lambda: embed([sample]), TypeError, 'give a Sample'), (lambda: embed(sample[:3], layer='a.b/c'), ValueError, '3 rows'),
-        (lambda: embed(sample, layer='0'), ValueError, 'nothing to embed'), (lambda: heatmap(sample, '0', color='size'), ValueError, 'color=')]:
+        (lambda: embed(sample, layer='0'), ValueError, 'nothing to embed'), (lambda: sample.heatmap('0', color='size'), ValueError, 'color=')]:
         with pytest.raises(kind, match=said): call()
     sample.acts['a.b/c'][3, 2] = np.nan
     with pytest.warns(UserWarning, match='1 of 80 rows hold NaN or Inf'): assert 3 not in embed(sample, layer='a.b/c').df['index'].to_numpy()
 
 def test_the_heat_map_shows_the_last_epoch_by_target(sample):
-    fig = heatmap(sample, 'a.b/c')
+    fig = sample.heatmap('a.b/c')
     drawn = next(a for a in fig.axes if a.get_xlabel() == 'unit').collections[0].get_array().reshape(40, 6)
     last = sample.at(1)
     assert np.allclose(drawn, last.layer('a.b/c')[np.argsort(last.target, kind='stable')])
-    clustered = heatmap(sample, 'a.b/c', cluster=True)
+    clustered = sample.heatmap('a.b/c', cluster=True)
     drawn = next(a for a in clustered.axes if a.get_xlabel() == 'unit').collections[0].get_array()
     assert np.allclose(np.sort(drawn.ravel()), np.sort(last.layer('a.b/c').ravel()))
     many = Sample(last.acts, last.index, target=np.linspace(0, 1, 40))
-    heatmap(many, 'a.b/c')
+    many.heatmap('a.b/c')
     embed(many, layer='a.b/c').plot()
     plt.close('all')

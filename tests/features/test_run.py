@@ -15,7 +15,9 @@ from fastai_actstats.features.pages import save_feature_maps
 from fastai_actstats.features.maps import feature_maps, layer_table
 from fastai_actstats.features.pictures import show_feature_maps
 from fastai_actstats.features.filters import show_filters
-from fastai_actstats.features.run import Look, prepare, still
+from fastai_actstats.features.evaluation import evaluation
+from fastai_actstats.features.inputs import prepare
+from fastai_actstats.features.run import ModelRun
 from fastai_actstats.features.sampling import sample_activations
 from fastai_actstats.callbacks.sample import ActSample
 
@@ -52,11 +54,11 @@ def restless():
 X = torch.randn(2, 1, 8, 8)
 
 @pytest.mark.parametrize('end', [None, ValueError, KeyboardInterrupt])
-def test_still_puts_everything_back(restless, end):
+def test_evaluation_puts_everything_back(restless, end):
     before = state(restless), list(restless.hidden), dict(restless.cache)
     hidden, mean = restless.hidden, restless.bn.running_mean
     try:
-        with still(restless):
+        with evaluation(restless):
             assert not torch.is_grad_enabled() and not any(m.training for m in restless.modules())
             restless(X)
             restless.bn.running_mean = torch.ones(1)
@@ -134,11 +136,11 @@ def test_every_kind_of_input_goes_through_the_learners_transforms(photos):
     inputs = {'index': 0, 'from the end': -2, 'path': file, 'text': str(file), 'PIL': image, 'array': np.asarray(image),
               'uint8 tensor': torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1), 'batch': batch[:1], 'one image': batch[0]}
     for kind, x in inputs.items():
-        look = Look(learn, x)
-        assert torch.equal(look.inputs[0], batch[:1]), kind
+        run = ModelRun(learn, x)
+        assert torch.equal(run.inputs[0], batch[:1]), kind
         size = (40, 30, 3) if kind in ('path', 'text', 'PIL', 'array', 'uint8 tensor') else (16, 16, 3)
-        assert look.image.shape == size, kind
-    assert np.abs(Look(learn, 0).image - (batch[0]*.2 + .4).permute(1, 2, 0).numpy()).max() < 1/255 + 1e-6  # as it was before normalising
+        assert run.image.shape == size, kind
+    assert np.abs(ModelRun(learn, 0).image - (batch[0]*.2 + .4).permute(1, 2, 0).numpy()).max() < 1/255 + 1e-6  # as it was before normalising
 
 def test_bad_input_is_told_in_a_sentence(photos, learner):
     learn = photos.learn
@@ -146,14 +148,14 @@ def test_bad_input_is_told_in_a_sentence(photos, learner):
     digits = learner()
     lazy = nn.Sequential(nn.LazyLinear(2))
     for look, kind, said in [
-        (lambda: Look(learn, photos.path/'broken.jpg'), ValueError, 'cannot identify image file'),
-        (lambda: Look(learn, photos.path/'none.png'), FileNotFoundError, 'there is no file'),
-        (lambda: Look(learn, 2), IndexError, 'item 2 is not among the 2 of the validation set'),
-        (lambda: Look(digits, 'some text'), ValueError, "no input can be made of 'some text'"),
-        (lambda: Look(digits, Image.new('L', (28, 28))), ValueError, 'no input can be made of a Image'),
-        (lambda: Look(learn.model, 3), TypeError, 'a model has no transforms'),
-        (lambda: Look('resnet', 3), TypeError, 'a str is neither a Learner nor a model'),
-        (lambda: Look(lazy, torch.zeros(1, 2)), ValueError, 'lazy layers'),
+        (lambda: ModelRun(learn, photos.path/'broken.jpg'), ValueError, 'cannot identify image file'),
+        (lambda: ModelRun(learn, photos.path/'none.png'), FileNotFoundError, 'there is no file'),
+        (lambda: ModelRun(learn, 2), IndexError, 'item 2 is not among the 2 of the validation set'),
+        (lambda: ModelRun(digits, 'some text'), ValueError, "no input can be made of 'some text'"),
+        (lambda: ModelRun(digits, Image.new('L', (28, 28))), ValueError, 'no input can be made of a Image'),
+        (lambda: ModelRun(learn.model, 3), TypeError, 'a model has no transforms'),
+        (lambda: ModelRun('resnet', 3), TypeError, 'a str is neither a Learner nor a model'),
+        (lambda: ModelRun(lazy, torch.zeros(1, 2)), ValueError, 'lazy layers'),
         (lambda: layer_table(learn, torch.zeros(2, 1, 16, 16)), ValueError, r"shape \(2, 1, 16, 16\), in layer '0' \(Conv2d\)"),
         (lambda: feature_maps(learn, 0, 'conv*'), ValueError, 'matches none of the'),
     ]:
