@@ -136,7 +136,7 @@ def test_report_is_a_table_and_says_when_it_is_empty(x):
     assert isinstance(some.df, pd.DataFrame) and some.df.since.dtype == 'int64' and set(some.df.finding) <= FINDINGS
     assert 'Nothing found' in repr(none) and 'activations of 2 layers over 20 steps' in repr(none) and 'Nothing found' in none._repr_html_()
     assert all(text in repr(some) for text in ('l0', 'dead', 'since step 0', 'try: ')) and '<table' in some._repr_html_()
-    assert 'Nothing is recorded' in repr(calm._part([]).report())
+    assert 'Nothing is recorded' in repr(calm.part([]).report())
 
 def test_html_is_escaped(): assert '<b>x' not in Report([Finding('<b>x', 'dead', 0, '<i>', '&')])._repr_html_()
 

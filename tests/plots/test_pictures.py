@@ -122,8 +122,8 @@ def test_what_never_ran_or_never_was_is_drawn_too():
     rows = rec.summary.rows.clone()
     rows[5:, 1] = Summary.empty(bins=rec.bins).rows
     gone = rec.like(rows, rec.columns)
-    for fig in (gone.heatmap(), gone.ridge('0.2'), gone.first_last(), rec._part([0]).heatmap(), rec._part([0]).ridge(0)): fig.canvas.draw()
-    empty = rec._part(slice(0, 0))
+    for fig in (gone.heatmap(), gone.ridge('0.2'), gone.first_last(), rec.part([0]).heatmap(), rec.part([0]).ridge(0)): fig.canvas.draw()
+    empty = rec.part(slice(0, 0))
     for picture in (empty.heatmap, empty.ridge, empty.first_last):
         with pytest.raises(ValueError, match='nothing to draw'): picture()
 
