@@ -14,11 +14,11 @@ from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
 from measure import settings, timed, write
 
 from fastai_actstats.all import ActStats
-from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.kernels import cpu
-from fastai_actstats.core.accumulator import Recorder
-from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.kernels.bins import Bins
 
 TIMES = 1000  # that a loop goes over its slice
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from fastai_actstats.all import ActStats
 from fastai_actstats.demo import digits, reference_cnn
 
+
 class Classifier(ComposerModel):
     def __init__(self):
         super().__init__()

@@ -30,6 +30,7 @@ sys.path += [str(ROOT), str(ROOT/'tests')]
 def step_time(out, rounds=5, n=20):
     "Under torchrun: milliseconds a training step, alternately without and with ActStats, and the time of a meeting"
     import distributed_worker as worker
+
     from fastai_actstats.all import ActStats
     torch.set_num_threads(1)
     dist.init_process_group('gloo')
@@ -57,11 +58,11 @@ def step_time(out, rounds=5, n=20):
 
 def some_ranks(port, first, last, ranks, columns, layers):
     "Threads of this process that are the ranks from `first` to `last`: their errors"
-    from fastai_actstats.kernels.bins import Bins
     from fastai_actstats.callbacks.distributed import meet
-    from fastai_actstats.core.record import Record
     from fastai_actstats.core.columns import COLUMN
+    from fastai_actstats.core.record import Record
     from fastai_actstats.core.summary import Summary
+    from fastai_actstats.kernels.bins import Bins
     torch.set_num_threads(1)
     resource.setrlimit(resource.RLIMIT_NOFILE, resource.getrlimit(resource.RLIMIT_NOFILE)[1:]*2)
     bins, c, errors = Bins(), np.zeros(columns, COLUMN), []

@@ -36,8 +36,9 @@ def measure(way):
     import torch
     from torch import nn
     from torchvision.models import resnet50
-    from fastai_actstats.features.pages import save_feature_maps
+
     from fastai_actstats.features.maps import feature_maps, layer_table
+    from fastai_actstats.features.pages import save_feature_maps
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model, x = resnet50(weights=None).eval(), torch.randn(1, 3, SIZE, SIZE)

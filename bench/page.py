@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 
 import matplotlib
+
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 import pandas as pd

@@ -7,8 +7,8 @@ import torch
 from measure import against, alternate, numbers, settings, spread, write
 
 from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.kernels.eager import empty
 from fastai_actstats.kernels.dispatch import fold
+from fastai_actstats.kernels.eager import empty
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 KINDS = {'normal': lambda n: torch.randn(n, device=DEVICE), 'relu': lambda n: torch.randn(n, device=DEVICE).relu_(),

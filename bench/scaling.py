@@ -18,9 +18,9 @@ from fastprogress.fastprogress import progress_bar
 from measure import between, numbers, write
 from torch import nn
 
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.kernels.bins import Bins
 
 X, NET = torch.randn(16, 8), nn.Identity()
 

@@ -22,10 +22,10 @@ from measure import added, alternate, between, quiet, settings, timed, write
 from torch import nn
 
 from fastai_actstats.all import ActStats
-from fastai_actstats.demo import digits, reference_cnn
-from fastai_actstats.core.layers import choose
-from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.layers import choose
+from fastai_actstats.demo import digits, reference_cnn
 
 GPU = torch.cuda.is_available()
 DEVICE = 'cuda' if GPU else 'cpu'

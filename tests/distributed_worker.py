@@ -19,13 +19,21 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats.callbacks import distributed
-from fastai_actstats.callbacks import live
-from fastai_actstats.all import ActStats, DeadUnits, Finding, GradStats, LiveStats, SaveRecord, StopOnTrouble, WeightStats
-from fastai_actstats.demo import _mnist_5000, reference_cnn
-from fastai_actstats.callbacks.loggers import StatsLogger
+from fastai_actstats.all import (
+    ActStats,
+    DeadUnits,
+    Finding,
+    GradStats,
+    LiveStats,
+    SaveRecord,
+    StopOnTrouble,
+    WeightStats,
+)
 from fastai_actstats.analysis.rules import RULES, Rule
+from fastai_actstats.callbacks import distributed, live
+from fastai_actstats.callbacks.loggers import StatsLogger
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.demo import _mnist_5000, reference_cnn
 
 SEED, BS, LR = 42, 16, 6e-2
 DIGITS = None
@@ -54,7 +62,7 @@ def learner(model, dls, cbs, **kwargs):
     learn.logger = lambda *args: None
     return learn
 
-class Keep(Callback):
+class KeepOfRank(Callback):
     "Every activation of the named layers, and the gradient there: the independent reference"
     order = 5
     def __init__(self, names): self.names = names
@@ -107,7 +115,7 @@ def equal(rank, size):
     "Two epochs with and without; every value kept"
     runs = {}
     for on in (False, True):
-        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS + RELUS), GradStats(), DeadUnits()
+        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), KeepOfRank(LAYERS + RELUS), GradStats(), DeadUnits()
         learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep, grads, units] if on else [])
         warned = said(lambda: learn.fit(2, LR))
         runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)), values=[v for row in learn.recorder.values for v in row],
@@ -170,7 +178,7 @@ def shown(rank, size):
 
 def uneven(rank, size):
     "The first rank has 5 batches an epoch, the others 8; gradients are averaged as long as all have batches"
-    stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS)
+    stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), KeepOfRank(LAYERS)
     class Share(Callback):
         def after_backward(self):
             if self.iter >= 5: return
@@ -253,7 +261,7 @@ def fsdp(rank, size):
     mesh = dist.init_device_mesh('cpu', (size,))
     for block in m: fully_shard(block, mesh=mesh) if list(block.parameters()) else None
     fully_shard(m, mesh=mesh)
-    stats, grads, weights, keep = ActStats(), GradStats(), WeightStats(), Keep(LAYERS)
+    stats, grads, weights, keep = ActStats(), GradStats(), WeightStats(), KeepOfRank(LAYERS)
     parameters = KeepParameters(weights.recorder.bins)
     warned = said(lambda: learner(m, loaders(batches(rank, size, 3)), [stats, grads, weights, keep, parameters], opt_func=sgd).fit(1, LR))
     return dict(record=stats.record, local=stats.recorder.record, grad=grads.record, grads=keep.grads, warned=warned, parameters=parameters.kept,
@@ -268,7 +276,7 @@ class Inside(nn.Module):
 
 def inside(rank, size):
     m, names = Inside(ddp(model())), [f'body.module.{n}' for n in LAYERS]
-    grads, keep = GradStats(), Keep(names)
+    grads, keep = GradStats(), KeepOfRank(names)
     learner(m, loaders(batches(rank, size, 3)), [grads, keep]).fit(1, LR)
     return dict(grad=grads.record, grads=[{n.removeprefix('body.module.'): g for n, g in o.items()} for o in keep.grads])
 

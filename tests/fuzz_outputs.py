@@ -12,13 +12,12 @@ import warnings
 import torch
 from torch import nn
 
-from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
-from fastai_actstats.core.accumulator import Recorder
-from fastai_actstats.core.samples import SampleTap
-from fastai_actstats.core.samples import Reservoir
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.samples import Reservoir, SampleTap
+from fastai_actstats.kernels.bins import Bins
 
 NEEDS_GATE = {'freed', 'zero', 'wrapper', 'fake'}  # kinds of tensors that still kill the process in a kernel
 

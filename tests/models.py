@@ -8,6 +8,7 @@ from torch import nn
 
 from fastai_actstats.demo import reference_cnn
 
+
 def batches(x, y, bs=8):
     x = x if isinstance(x, tuple) else (x,)
     data = list(zip(*x, y))

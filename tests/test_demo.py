@@ -4,9 +4,10 @@ import subprocess
 import sys
 
 import pandas as pd
-from conftest import ROOT
+from helpers import ROOT
 
 from fastai_actstats import demo
+
 
 def run(*args, cwd):
     return subprocess.run([sys.executable, '-m', 'fastai_actstats', *args], cwd=cwd, capture_output=True, text=True, timeout=300)

@@ -12,9 +12,10 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 import fastai_actstats.all as everything
+
 
 class Links(HTMLParser):
     def __init__(self, text):

@@ -5,16 +5,19 @@ import pytest
 import torch
 from fastai.basics import DataLoaders, Learner
 from fastai.callback import progress
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 from torch import nn
 
-from fastai_actstats.analysis.align import common_bins, common_steps, match_layers, rebin
 from fastai_actstats.all import ActStats, Bins, Record, compare
+from fastai_actstats.analysis.align import common_bins, common_steps, match_layers, rebin
 from fastai_actstats.analysis.compare import distance
-from fastai_actstats.demo import reference_cnn
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.demo import reference_cnn
+
 
 def run(values, bins=Bins(40, -5, 5), capacity=1024, layers=None, every=1, **kwargs):
     "Record of `values`: a list of steps, each a list of layers"

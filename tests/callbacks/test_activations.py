@@ -4,23 +4,14 @@ import gc
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
-from fastai.basics import Callback, set_seed
+from fastai.basics import set_seed
 from fastai.callback.hook import ActivationStats
+from helpers import Integers, Keep, LossTrace, hooks_on
 from torch import nn
 
 from fastai_actstats.all import ActStats, GradStats, WeightStats
 from fastai_actstats.demo import reference_cnn
 
-class Keep(Callback):
-    "Keeps every activation of the chosen layers, as the classic recipe does"
-    def __init__(self, names): self.names = names
-    def before_fit(self):
-        self.kept = {n: [] for n in self.names}
-        self.handles = [m.register_forward_hook(self.hook(n)) for n, m in self.model.named_modules() if n in self.names]
-    def hook(self, name):
-        return lambda m, i, o: self.kept[name].append(o.detach().clone()) if self.learn.training else None
-    def after_fit(self): [h.remove() for h in self.handles]
 
 @pytest.mark.filterwarnings('ignore:You are shadowing an attribute .modules.')  # fastai's callback does
 @pytest.mark.parametrize('kernel', ['eager', 'cpu'])
@@ -41,23 +32,18 @@ def test_equals_fastais_activation_stats_on_every_batch(learner, dls, settings, 
     assert [list(s) for s in ours.layer_stats('1.1')] == [getattr(rec, n)[:, 3].tolist() for n in ('mean', 'std', 'near_zero')]
 
 def test_equals_numpy_on_kept_activations(learner, settings):
-    keep = Keep(('1.0', '3.2'))
+    keep = Keep(['1.0', '3.2'])
     ours = ActStats(['1.0', nn.ReLU])
     learner([ours, keep]).fit(1, settings.lr)
     rec = ours.record[['1.0', '3.2']]
-    for i, name in enumerate(keep.names):
-        x = torch.stack(keep.kept[name]).flatten(1).double().numpy()
+    for i, name in enumerate(keep.wanted):
+        x = torch.stack(keep.outputs(name)).flatten(1).double().numpy()
         np.testing.assert_allclose(rec.mean[:, i], x.mean(1), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(rec.std[:, i], x.std(1, ddof=1), rtol=1e-6)
         assert (rec.min[:, i] == x.min(1)).all() and (rec.max[:, i] == x.max(1)).all()
         np.testing.assert_allclose(rec.near_zero[:, i], (np.abs(x) <= np.float32(.05)).mean(1), rtol=1e-12)
         moved = np.abs(rec.hist[:, i] - np.stack([np.histogram(r, rec.edges)[0] for r in x])).sum()
         assert moved <= 1e-5*x.size, "more than values within float32 rounding of an edge"
-
-class LossTrace(Callback):
-    order = 99
-    def before_fit(self): self.seen = []
-    def after_batch(self): self.seen.append(self.learn.loss.detach().clone())
 
 def trained(learner, cbs, settings):
     losses = LossTrace()
@@ -81,8 +67,8 @@ def test_counts_add_up_and_nothing_is_left(learner, settings):
     assert hooks_on(learn.model) == before == [] and 'all_batches' not in vars(learn)
 
 def test_memory_of_10_000_steps_is_that_of_1_000():
-    from fastai_actstats.core.accumulator import Recorder
     from fastai_actstats.callbacks.hooks import Tap
+    from fastai_actstats.core.accumulator import Recorder
     from fastai_actstats.kernels.bins import Bins
     net, x = nn.Linear(4, 4), torch.randn(8, 4)
     recorder = Recorder(Bins(), capacity=128)
@@ -147,9 +133,6 @@ def test_a_kernel_of_another_device_is_refused_before_training(learner, settings
 def test_an_empty_model_is_refused(learner, settings):
     with pytest.raises(ValueError, match='has no layers to watch'): learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)(
         'before_fit')
-
-class Integers(nn.Module):
-    def forward(self, x): return x.argmax(1)
 
 class Aside(nn.Module):
     def __init__(self):

@@ -12,14 +12,29 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Callback, CrossEntropyLossFlat, Datasets, Learner
 from fastai.callback import hook, schedule  # noqa: F401, give learners `summary` and `lr_find`
+from helpers import Integers, hooks_on, quiet
 from torch import nn
 
+from fastai_actstats.all import (
+    ActSample,
+    ActStats,
+    Bins,
+    DeadUnits,
+    GradStats,
+    LiveStats,
+    Record,
+    SaveRecord,
+    StopOnTrouble,
+    TensorBoardStats,
+    UnitRecord,
+    WandbStats,
+    WeightStats,
+    compare,
+    diagnose,
+)
 from fastai_actstats.callbacks import live
-from fastai_actstats.all import (ActSample, ActStats, Bins, DeadUnits, GradStats, LiveStats, Record, SaveRecord, StopOnTrouble, TensorBoardStats,
-                                 UnitRecord, WandbStats, WeightStats, compare, diagnose)
 from fastai_actstats.callbacks.base import StatsCallback
 
 BATCH, TRAIN, VALID = 8, 3, 2  # values a batch, batches
@@ -30,11 +45,7 @@ def learner(path, cbs, model=None):
     splits = range(BATCH*TRAIN), range(BATCH*TRAIN, BATCH*(TRAIN + VALID))
     dls = Datasets(range(len(x)), [[lambda i: x[i]], [lambda i: y[i]]], splits=splits).dataloaders(bs=BATCH, device=torch.device('cpu'), num_workers=0)
     model = model or nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
-    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs, path=path)
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
-    learn.recorder.silent = True
-    return learn
+    return quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs, path=path))
 
 # every order
 
@@ -296,9 +307,6 @@ def test_findings_of_two_of_a_kind_are_told_apart(tmp_path):
     assert 'activations (act_stats) of 2 layers' in found.looked and 'activations (relu_stats) of 1 layer ' in found.looked
 
 # what a report looked at
-
-class Integers(nn.Module):
-    def forward(self, x): return x.argmax(1)
 
 class Beside(nn.Module):
     def __init__(self):

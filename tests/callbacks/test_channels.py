@@ -4,24 +4,17 @@ import pytest
 import torch
 from fastai.basics import Callback, CancelTrainException
 from fastai.callback.training import GradientAccumulation
+from helpers import Keep
 from torch import nn
 
 from fastai_actstats.all import ActStats, DeadUnits
+from fastai_actstats.core.channels import ALIVE, activation_kind, channel_axis, makers
 from fastai_actstats.plots.channels import plot_units
-from fastai_actstats.core.channels import channel_axis, makers
-from fastai_actstats.core.channels import ALIVE, activation_kind
 
-class Keep(Callback):
-    "Every training activation of the chosen layers, units last: [values, C], a tensor each step"
-    def __init__(self, axes): self.axes, self.kept = axes, {n: [] for n in axes}
-    def before_fit(self):
-        modules = dict(self.learn.model.named_modules())
-        self.handles = [modules[n].register_forward_hook(self.hook(n)) for n in self.axes]
-    def hook(self, name):
-        def keep(m, i, o):
-            if self.learn.training: self.kept[name].append(o.detach().movedim(self.axes[name], -1).flatten(0, -2).clone())
-        return keep
-    def after_fit(self): [h.remove() for h in self.handles]
+
+def units_last(keep, name):
+    "What was kept of a layer, a step at a time: [values, C]"
+    return [x.movedim(1, -1).flatten(0, -2) for x in keep.outputs(name)]
 
 def fates(active, window, epoch=None):
     "Step of the latest death, of waking from it, number of deaths: read off bool [steps, C], silent for a window or a whole epoch"
@@ -49,13 +42,13 @@ class Push(Callback):
 
 @pytest.mark.parametrize('window', ['epoch', 3, 7])
 def test_equal_all_activations_kept(learner, settings, window):
-    keep, units = Keep({'1': 1, '4': -1}), DeadUnits(window=window)
+    keep, units = Keep(['1', '4']), DeadUnits(window=window)
     learn = learner([units, keep, Push()], model=deadly())
     learn.fit(4, settings.lr/20)
     rec, size = units.record, 14 if window == 'epoch' else window
     assert rec.layers == ['1', '4'] and (rec.steps[:, 0] == np.arange(0, 56, size)).all() and rec.steps[-1, 1] == 55
     for name in rec.layers:
-        kept = torch.stack(keep.kept[name])  # [steps, values, C]
+        kept = torch.stack(units_last(keep, name))  # [steps, values, C]
         active = (kept > 0).any(1).numpy()
         for i, w in enumerate(kept.split(size)):
             np.testing.assert_allclose(rec.share(name)[i], (w > 0).double().mean((0, 1)), rtol=1e-12)
@@ -72,21 +65,21 @@ def test_equal_all_activations_kept(learner, settings, window):
 def test_saturated_units_equal_those_of_kept_activations(learner, settings, kind, module):
     class Far(Callback):
         def before_batch(self): self.learn.model[3].bias.data[:2] = torch.tensor([50., -50.])
-    keep, units = Keep({'1': 1, '4': -1}), DeadUnits()
+    keep, units = Keep(['1', '4']), DeadUnits()
     learner([units, keep, Far()], model=deadly(module)).fit(1, settings.lr/20)
     rec, (low, high) = units.record, ALIVE[kind]
     for name in rec.layers:
-        x = torch.cat(keep.kept[name])
+        x = torch.cat(units_last(keep, name))
         outside = (x > high) | (x < low)
         assert rec.info[name]['kind'] == kind and (rec.dead(name)[0] == outside.all(0).numpy()).all()
         np.testing.assert_allclose(rec.share(name)[0], 1 - outside.double().mean(0), rtol=1e-12)
     assert rec.dead('4')[0, :2].all() and not rec.dead('4')[0, 2:].all()
 
 def test_full_memory_merges_windows(learner, settings):
-    keep, units = Keep({'1': 1}), DeadUnits('1', window=1, capacity=8)
+    keep, units = Keep(['1']), DeadUnits('1', window=1, capacity=8)
     learn = learner([units, keep], model=deadly())
     learn.fit(3, settings.lr/20)
-    rec, x = units.record, torch.stack(keep.kept['1'])
+    rec, x = units.record, torch.stack(units_last(keep, '1'))
     assert len(rec) <= 8 and rec.steps[0, 0] == 0 and rec.steps[-1, 1] == 41 and (rec.steps[1:, 0] == rec.steps[:-1, 1] + 1).all()
     for (first, last), alive_in in zip(rec.steps, rec.alive['1']): assert (alive_in == (x[first:last + 1] > 0).sum((0, 1)).numpy()).all()
     size = units.recorder.nbytes

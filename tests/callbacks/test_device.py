@@ -6,11 +6,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
-from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.kernels.bins import Bins
+
 
 class StaysThere(TorchDispatchMode):
     "Complains of every operation that brings values from one device to another"

@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 
+import distributed_worker as worker
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from fastai.callback.training import GradientAccumulation
+from helpers import ROOT
 
-import distributed_worker as worker
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
-from fastai_actstats.kernels.eager import MAX, MEAN, MIN
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.eager import MAX, MEAN, MIN
 
 WORKER, LIMIT = ROOT/'tests'/'distributed_worker.py', 240
 

@@ -5,29 +5,28 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
-from fastai.basics import SGD, Callback, CancelBackwardException, CancelBatchException, CrossEntropyLossFlat, Learner, set_seed
-from fastai.callback.fp16 import MixedPrecision
+from fastai.basics import (
+    SGD,
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CrossEntropyLossFlat,
+    Learner,
+    set_seed,
+)
 from fastai.callback.training import GradientAccumulation
+from helpers import CpuAmp, hooks_on
 from torch import nn
-from torch.amp import GradScaler, autocast
 from torch.utils.checkpoint import checkpoint
 
 from fastai_actstats.all import ActStats, GradStats
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.demo import reference_cnn
-from fastai_actstats.core.summary import Summary
 from fastai_actstats.callbacks.hooks import Watch
+from fastai_actstats.core.summary import Summary
+from fastai_actstats.demo import reference_cnn
+from fastai_actstats.kernels.bins import Bins
 
-class CpuAmp(MixedPrecision):
-    "fastai's callback, which asks for CUDA, on the CPU"
-    def __init__(self, scale=2.**10, dtype=torch.bfloat16, **kwargs):
-        super().__init__()
-        self.scaler_args, self.dtype = dict(init_scale=scale, **kwargs), dtype
-    def before_fit(self):
-        self.autocast, self.learn.scaler, self.scales = autocast('cpu', dtype=self.dtype), GradScaler('cpu', **self.scaler_args), []
 
-class Keep(Callback):
+class KeepGradients(Callback):
     "The gradient of the loss at the outputs of layers, by `torch.autograd.grad` on a copy of the model"
     order = 1  # once the model is in training mode
     def __init__(self, names, steps=3): self.names, self.steps, self.kept = names, steps, []
@@ -67,7 +66,7 @@ def seeded(*models):
 
 @pytest.mark.parametrize('model', [reference_cnn, lambda: inplace(reference_cnn())], ids=['plain', 'in-place'])
 def test_equal_autograds(learner, settings, model):
-    keep = Keep([n for n in NAMES if n != '1.1' or model is reference_cnn])  # autograd itself needs outputs that stay as they are
+    keep = KeepGradients([n for n in NAMES if n != '1.1' or model is reference_cnn])  # autograd itself needs outputs that stay as they are
     learn = learner([GradStats(NAMES), keep], model=model())
     learn.fit(1, settings.lr)
     rec = learn.grad_stats.record

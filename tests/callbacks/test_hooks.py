@@ -3,33 +3,18 @@ import os
 import subprocess
 import sys
 import time
-import warnings
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, hooks_on
-from fastai.basics import Callback, CrossEntropyLossFlat, Learner, set_seed
+from fastai.basics import Callback, set_seed
+from helpers import ROOT, LossTrace, hooks_on, run_script
 from torch import nn
 
 from fastai_actstats.all import ActSample, ActStats, DeadUnits, GradStats, LiveStats, StopOnTrouble, WeightStats
-from fastai_actstats.core.layers import first_float
 from fastai_actstats.callbacks.loggers import StatsLogger
-from fastai_actstats.callbacks.visitor import Visitor
+from fastai_actstats.core.layers import first_float
 
 BATCHES = 14  # of `few`
-
-def run_script(code, *args, env=None, timeout=300):
-    "Python code in a process of its own, with what the tests share"
-    start = "import sys, warnings\nsys.path.insert(0, 'tests')\nfrom conftest import *\n"
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', start + code, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, **(env or {})})
-
-class LossTrace(Callback):
-    order = 99
-    def before_fit(self): self.seen = []
-    def after_batch(self):
-        if self.training: self.seen.append(self.learn.loss.detach().clone())
 
 def small(extra=None):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), *([extra] if extra else []), nn.Linear(20, 10))

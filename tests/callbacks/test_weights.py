@@ -5,17 +5,29 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from fastai.basics import (SGD, Adam, Callback, CancelBatchException, CancelStepException, Lamb, OptimWrapper, QHAdam, RAdam, RMSProp,
-                           ranger)
+from fastai.basics import (
+    SGD,
+    Adam,
+    Callback,
+    CancelBatchException,
+    CancelStepException,
+    Lamb,
+    OptimWrapper,
+    QHAdam,
+    RAdam,
+    RMSProp,
+    ranger,
+)
 from fastai.callback.training import GradientAccumulation, GradientClip
-from test_gradients import CpuAmp
+from helpers import CpuAmp
 from torch import nn
 
 from fastai_actstats.all import WeightStats
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.kernels.eager import empty
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.dispatch import SMALL, fold_all
+from fastai_actstats.kernels.eager import empty
+
 
 class Save(Callback):
     "Weights before and after each batch, and the gradients the optimiser is given, in float64"

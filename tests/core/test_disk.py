@@ -11,13 +11,15 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from damage import mutant
+from helpers import ROOT, make_record
 from PIL import Image
 from torch import nn
 
-from fastai_actstats.core import disk
 from fastai_actstats.all import LiveStats, Record, Sample, save_feature_maps
+from fastai_actstats.core import disk
 from fastai_actstats.core.disk import atomic, sweep
-from test_files import make
+
 
 def sample(rows=40, value=None):
     rng = np.random.default_rng(0)
@@ -36,7 +38,7 @@ def live(path):
 
 def pages(folder): save_feature_maps(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()).eval(), torch.ones(1, 1, 8, 8), folder, progress=False)
 
-WRITERS = dict(record=lambda path: make().save(path), sample=lambda path: sample().save(path), live=lambda path: live(path)())
+WRITERS = dict(record=lambda path: make_record().save(path), sample=lambda path: sample().save(path), live=lambda path: live(path)())
 
 @pytest.fixture(params=WRITERS)
 def writer(request): return WRITERS[request.param]
@@ -71,11 +73,11 @@ def test_links_that_lie_in_the_way_are_not_followed(tmp_path, monkeypatch):
     sample().save(folder/'a.npz')
     live(folder/'a.png')()
     pages(folder)
-    make().save(folder/'a.npz')
+    make_record().save(folder/'a.npz')
     assert victim.read_bytes() == b'precious' and all((folder/name).is_symlink() for name in guesses)
     monkeypatch.setattr(disk.secrets, 'token_hex', lambda n: '0123456789abcdef')  # and if the name were known
     with pytest.raises(FileExistsError): sample().save(folder/'a.npz')
-    assert victim.read_bytes() == b'precious' and Record.load(folder/'a.npz') == make()
+    assert victim.read_bytes() == b'precious' and Record.load(folder/'a.npz') == make_record()
 
 def test_a_target_that_is_a_link_stays_one(tmp_path, writer):
     (tmp_path/'link').symlink_to(tmp_path/'deep'/'real')
@@ -138,12 +140,12 @@ def test_a_sweep_between_making_and_locking_does_no_harm(tmp_path, monkeypatch):
 
 # writers that are killed: forked from one process that has imported everything
 SERVER = """import os, sys
-sys.path[:0] = [sys.argv[1]]
+sys.path[:0] = sys.argv[1:3]
 import torch
 torch.set_num_threads(1)
 import test_disk
 test_disk.made()
-test_disk.saver('pages', sys.argv[2])()
+test_disk.saver('pages', sys.argv[3])()
 print('ready', flush=True)
 for line in sys.stdin:
     what, path = line.split()
@@ -160,7 +162,7 @@ for line in sys.stdin:
 def numbered(path):
     for n in range(10**9): yield Sample({'0': np.full((300, 40), n, np.float32)}, np.arange(300), info=dict(n=n)).save(path)
 
-made = cache(lambda: dict(record=make(layers=20, steps=10), sample=sample(2000), live=picture((900, 700)), x=torch.ones(1, 1, 8, 8),
+made = cache(lambda: dict(record=make_record(layers=20, steps=10), sample=sample(2000), live=picture((900, 700)), x=torch.ones(1, 1, 8, 8),
                           model=nn.Conv2d(1, 64, 3).eval()))
 
 def saver(kind, path):
@@ -172,7 +174,7 @@ def saver(kind, path):
 
 class Server:
     def __init__(self, folder):
-        self.process = run(SERVER, os.path.dirname(__file__), folder/'a')
+        self.process = run(SERVER, os.path.dirname(__file__), ROOT/'tests', folder/'a')
         assert self.line() == 'ready'
 
     def line(self): return self.process.stdout.readline().strip()
@@ -261,7 +263,6 @@ def test_samples_of_all_kinds_come_back(tmp_path):
     np.testing.assert_array_equal(Sample.load(path).acts['0'], np.arange(6.).reshape(3, 2))
 
 def test_a_thousand_mutated_samples_are_whole_or_refused(tmp_path):
-    from test_files import mutant
     path, rng, loaded = tmp_path/'a.npz', np.random.default_rng(0), 0
     sample().save(path)
     data = path.read_bytes()

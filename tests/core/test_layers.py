@@ -6,19 +6,27 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner, OptimWrapper, set_seed
+from helpers import Keep, LossTrace, findings, hooks_on, quiet, record_of, same
 from models import batches
-from test_health import record, rows
-from test_models import LossTrace, Plain, quiet, same
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, Record, SaveRecord, StopOnTrouble, WeightStats, diagnose, save_feature_maps
-from fastai_actstats.features.filters import filter_weights
-from fastai_actstats.core.layers import choose, named_layers, type_name
+from fastai_actstats.all import (
+    ActStats,
+    DeadUnits,
+    GradStats,
+    Record,
+    SaveRecord,
+    StopOnTrouble,
+    WeightStats,
+    diagnose,
+    save_feature_maps,
+)
 from fastai_actstats.core.channels import makers
+from fastai_actstats.core.layers import choose, named_layers, type_name
+from fastai_actstats.features.filters import filter_weights
 
 # models
 
@@ -142,7 +150,7 @@ def close(rec, t, i, x):
 def test_layers_and_parameters_of_real_models(name, tmp_path, record_row):
     layers, idle = MODELS[name][2], {n for n in MODELS[name][2] if n in NEVER_CALLED}
     watchers = ActStats(), GradStats(), WeightStats(), DeadUnits(), SaveRecord(tmp_path/'run.npz')
-    plain, weights = Plain(layers), Weights()
+    plain, weights = Keep(layers), Weights()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         learn, watched = train(name, plain, weights, *watchers)
@@ -233,7 +241,7 @@ def test_only_what_torch_wraps_a_model_in_is_left_out_of_names():
 
 def test_a_module_named_module_is_not_a_wrapper():
     set_seed(7)
-    ours, plain = ActStats(['0', '0.module']), Plain(Scale)
+    ours, plain = ActStats(['0', '0.module']), Keep(Scale)
     learn = quiet(Learner(vectors(), nn.Sequential(Scale(nn.Linear(8, 5))), loss_func=CrossEntropyLossFlat(), cbs=[ours, plain]))
     learn.fit(1, 1e-3)
     rec = ours.record
@@ -385,7 +393,7 @@ def test_masks_by_hand():
     mask = x.masked_fill(torch.arange(10) > 6, -math.inf)
     more, nan = mask.clone(), x.clone()
     more[0, 0], nan[:, 3] = math.nan, math.nan
-    def found(*steps): return rows(record(steps, type='Linear').report('nonfinite'))
+    def found(*steps): return findings(record_of(steps, type='Linear').report('nonfinite'))
     assert found(*[[x, mask, x]]*9, [x, mask[:11], x]) == found([x, mask, x]) == found(*[[mask]]*5) == []
     assert found(*[[x, mask, x]]*5, [x, more, x], *[[x, mask, x]]*5) == [('l1', 'nonfinite', 5)], "one more than the mask"
     assert found(*[[x, mask, x]]*5, *[[x, more, x*math.nan]]*5) == [('l1', 'nonfinite', 5)]

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import make_record
 from torch import nn
 
 import fastai_actstats
 from fastai_actstats.all import Finding, Record, Report, UnitRecord, save_feature_maps
-from fastai_actstats.features.pages import _page, _row
-from fastai_actstats.core.markup import Html, table, tag, together
 from fastai_actstats.core.columns import COLUMN
-from test_files import make
+from fastai_actstats.core.markup import Html, table, tag, together
+from fastai_actstats.features.pages import _page, _row
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>alert(1)</script>', "' onmouseover='alert(1)", '</pre></td></table><b>', '&lt;b&gt;', '<!-- ']
 
@@ -34,7 +34,7 @@ class Reader(HTMLParser):
     def handle_data(self, data): self.texts.append(data)
 
 def record(text):
-    rec = make(layers=2, notes={text: [text]})
+    rec = make_record(layers=2, notes={text: [text]})
     info = {text: dict(type=text, shape=(text, 3), then=text)}
     return Record(rec.summary.rows, rec.columns, [text, 'b'], rec.bins, text, info, (0,), rec.notes, {text: text})
 

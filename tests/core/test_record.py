@@ -6,16 +6,6 @@ import torch
 from fastai_actstats.all import ActStats, Record
 from fastai_actstats.kernels.eager import MEAN, merge
 
-@pytest.fixture(scope='module')
-def rec(few, settings):
-    from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
-    from fastai_actstats.demo import reference_cnn
-    set_seed(settings.seed)
-    learn = Learner(few, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=ActStats(phase='both'))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, settings.lr)
-        learn.fit(1, settings.lr/10)
-    return learn.act_stats.record
 
 def test_columns(rec):
     assert len(rec.train) == 3*14 and len(rec.valid) == 3*5

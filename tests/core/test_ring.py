@@ -1,12 +1,13 @@
 """The ring at any length, against the merge of the single summaries."""
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.kernels.eager import MEAN, merge, width
 from fastai_actstats.core.ring import WAITING, Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.kernels.eager import MEAN, merge, width
 
 BINS = Bins.linear(8, (-4, 4))
 

@@ -8,16 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Callback, CancelFitException
+from helpers import hooks_on
 from scipy.stats import chisquare
 from sklearn.decomposition import PCA
 from torch import nn
 
-from fastai_actstats.features.embedding import embed, heatmap
-from fastai_actstats.core.samples import Reservoir, Sample
-from fastai_actstats.features.sampling import sample_activations
 from fastai_actstats.callbacks.sample import ActSample
+from fastai_actstats.core.samples import Reservoir, Sample
+from fastai_actstats.features.embedding import embed, heatmap
+from fastai_actstats.features.sampling import sample_activations
+
 
 def kept(n, total, batch, seed):
     r = Reservoir(n, seed)

@@ -9,12 +9,13 @@ from fastai.basics import set_seed
 from PIL import Image
 from torch import nn
 
-from fastai_actstats.features import pages as feature_files
 from fastai_actstats.callbacks.activations import ActStats
-from fastai_actstats.features.pages import save_feature_maps
-from fastai_actstats.features.maps import LayerMaps, feature_maps, layer_table
-from fastai_actstats.features.pictures import BAD, GAP, TOP, canvas, mosaic, ordered, show_feature_maps
+from fastai_actstats.features import pages as feature_files
 from fastai_actstats.features.filters import filter_weights, show_filters
+from fastai_actstats.features.maps import LayerMaps, feature_maps, layer_table
+from fastai_actstats.features.pages import save_feature_maps
+from fastai_actstats.features.pictures import BAD, GAP, TOP, canvas, mosaic, ordered, show_feature_maps
+
 
 class Block(nn.Module):
     "One ReLU, in place, called twice; a layer that never runs; one that returns no floats"

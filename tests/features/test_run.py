@@ -5,19 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Learner, set_seed
+from helpers import hooks_on
 from PIL import Image
 from torch import nn
 
+from fastai_actstats.callbacks.sample import ActSample
 from fastai_actstats.demo import reference_cnn
-from fastai_actstats.features.pages import save_feature_maps
-from fastai_actstats.features.maps import feature_maps, layer_table
-from fastai_actstats.features.pictures import show_feature_maps
 from fastai_actstats.features.filters import show_filters
+from fastai_actstats.features.maps import feature_maps, layer_table
+from fastai_actstats.features.pages import save_feature_maps
+from fastai_actstats.features.pictures import show_feature_maps
 from fastai_actstats.features.run import Look, prepare, still
 from fastai_actstats.features.sampling import sample_activations
-from fastai_actstats.callbacks.sample import ActSample
+
 
 class Restless(nn.Module):
     "Everything that a forward pass in eval mode may change"

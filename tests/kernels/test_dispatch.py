@@ -10,14 +10,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastai_actstats.all import ActStats, WeightStats
-from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels import dispatch, eager
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.dispatch import fold, fold_all, kernel_for, load_kernel, readable, try_out
 from fastai_actstats.kernels.eager import empty
-from fastai_actstats.core.summary import Summary
 
 FLOATS = torch.float16, torch.bfloat16, torch.float32, torch.float64
 

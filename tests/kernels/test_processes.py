@@ -6,19 +6,15 @@ import threading
 
 import pytest
 import torch
-from conftest import ROOT
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
+from helpers import ROOT, quiet
 from torch import nn
 
 from fastai_actstats.all import ActStats
+from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels import cpu
 from fastai_actstats.kernels.eager import MEAN
-from fastai_actstats.core.summary import Summary
 
-def quiet(learn):
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
-    return learn
 
 def wide(few, workers=0):
     "A network whose first output is large enough for several threads"

@@ -4,12 +4,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.kernels.eager import M2, MEAN, MIN
-from fastai_actstats.kernels.dispatch import fold
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.kernels.dispatch import fold
+from fastai_actstats.kernels.eager import M2, MEAN, MIN
 
 KERNELS = 'eager', 'cpu', 'cuda'  # the last in triton's interpreter where there is no GPU
 

@@ -13,10 +13,10 @@ import torch
 from matplotlib.testing.compare import compare_images
 from PIL import Image
 
-from fastai_actstats.plots import distributions as pictures
 from fastai_actstats.all import Bins, Record, compare
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.plots import distributions as pictures
 
 BASELINE = Path(__file__).parent/'baseline'
 

@@ -2,7 +2,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from test_record import rec  # noqa: F401, a fixture
+
 
 @pytest.fixture(autouse=True)
 def closed():
