@@ -48,8 +48,10 @@ for line in sys.stdin:
 class Tree:
     "A process that runs what it is told on one tree"
     def __init__(self, path):
-        self.process = subprocess.Popen([sys.executable, '-c', WORKER], cwd=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env={'PYTHONPATH': str(path), 'PATH': '/usr/bin:/bin', 'HOME': str(Path.home())})
+        self.process = subprocess.Popen([sys.executable, '-c', WORKER], cwd=path, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True,
+                                        env={'PYTHONPATH': str(path), 'PATH': '/usr/bin:/bin',
+                                             'HOME': str(Path.home())})
         self.ways = self.process.stdout.readline().rstrip().split('|')
 
     def run(self, way): # seconds of processor time a call or step
@@ -60,7 +62,8 @@ class Tree:
 def main(revision):
     root, rounds = HERE.parent, settings().getint('training_rounds')
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(['git', 'worktree', 'add', '--detach', folder, revision], cwd=root, check=True, capture_output=True)
+        subprocess.run(['git', 'worktree', 'add', '--detach', folder, revision], cwd=root, check=True,
+                       capture_output=True)
         try:
             trees, rows = {'now': Tree(root), 'then': Tree(folder)}, []
             for way in trees['now'].ways:

@@ -32,10 +32,13 @@ def with_fastai(dls, cbs):
     return lambda: learn.fit(1, 1e-3)
 
 def with_composer(dls, callbacks):
-    model, (x, y) = Classifier(), (torch.cat(parts) for parts in zip(*((x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor)) for x, y in dls.train)))
+    model, (x, y) = Classifier(), (torch.cat(parts)
+                                   for parts in zip(*((x.as_subclass(torch.Tensor), y.as_subclass(torch.Tensor))
+                                                      for x, y in dls.train)))
     batches = DataLoader(TensorDataset(x, y), batch_size=dls.train.bs, shuffle=True)
-    trainer = Trainer(model=model, train_dataloader=batches, device='cpu', progress_bar=False, optimizers=torch.optim.Adam(model.parameters(), 1e-3),
-                      callbacks=callbacks, loggers=InMemoryLogger(), max_duration='1000ep')
+    trainer = Trainer(model=model, train_dataloader=batches, device='cpu', progress_bar=False,
+                      optimizers=torch.optim.Adam(model.parameters(), 1e-3), callbacks=callbacks,
+                      loggers=InMemoryLogger(), max_duration='1000ep')
     return lambda: trainer.fit(duration='1ep')
 
 def main():
@@ -43,7 +46,8 @@ def main():
     logging.disable(logging.WARNING)
     set_seed(42)
     dls = digits()
-    ways = {'fastai, plain': with_fastai(dls, []), 'fastai, ActStats': with_fastai(dls, [ActStats()]), 'Composer, plain': with_composer(dls, []),
+    ways = {'fastai, plain': with_fastai(dls, []), 'fastai, ActStats': with_fastai(dls, [ActStats()]),
+            'Composer, plain': with_composer(dls, []),
             'Composer, ActivationMonitor': with_composer(dls, [ActivationMonitor(interval='1ba')])}
     times = alternate(ways, settings().getint('training_rounds'))
     ms = {name: [1e3*s/len(dls.train) for s in t] for name, t in times.items()}

@@ -52,7 +52,8 @@ def step_time(out, rounds=5, n=20):
             if i: times[on].append((time.perf_counter() - start - sum(spent))/n*1000); meetings += spent
     if rank == 0:
         ms = {('with' if on else 'without'): sorted(t)[len(t)//2] for on, t in times.items()}
-        Path(out).write_text(json.dumps({'processes': size, 'step without, ms': ms['without'], 'step with, ms': ms['with'], 'layers': 9,
+        Path(out).write_text(json.dumps({'processes': size, 'step without, ms': ms['without'],
+                                         'step with, ms': ms['with'], 'layers': 9,
                                               'columns': n, 'meeting, ms': sorted(meetings)[len(meetings)//2]*1000}))
     dist.destroy_process_group()
 
@@ -87,12 +88,14 @@ def simulated(ranks, columns, layers=9):
     server = dist.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
     parts = [(server.port, i, min(i + 256, ranks), ranks, columns, layers) for i in range(0, ranks, 256)]
     with ProcessPoolExecutor(len(parts), get_context('spawn')) as pool:
-        list(pool.map(some_ranks, *zip(*[(port, 0, 0, *rest) for port, _, _, *rest in parts])))  # no ranks: only imports
+        # no ranks: only imports
+        list(pool.map(some_ranks, *zip(*[(port, 0, 0, *rest) for port, _, _, *rest in parts])))
         start = time.perf_counter()
         errors = sum(pool.map(some_ranks, *zip(*parts)), [])
         seconds = time.perf_counter() - start
     assert not errors, errors[:3]
-    return dict(ranks=ranks, columns=columns, layers=layers, record_bytes=columns*layers*(Bins().n + 9)*8, seconds=seconds)
+    return dict(ranks=ranks, columns=columns, layers=layers, record_bytes=columns*layers*(Bins().n + 9)*8,
+                seconds=seconds)
 
 def main():
     parser = argparse.ArgumentParser()
@@ -104,11 +107,13 @@ def main():
     steps, env = [], dict(os.environ, OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
     for n in args.procs:
         with tempfile.TemporaryDirectory() as tmp:
-            subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(n), __file__,
+            subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node',
+                            str(n), __file__,
                             '--step-time', f'{tmp}/step.json'], check=True, env=env)
             steps.append(json.loads(Path(tmp, 'step.json').read_text()))
         print(steps[-1])
-    res = dict(cores=os.cpu_count(), python=platform.python_version(), torch=torch.__version__, steps=steps, simulated=[])
+    res = dict(cores=os.cpu_count(), python=platform.python_version(), torch=torch.__version__, steps=steps,
+               simulated=[])
     for n in args.ranks:
         try: res['simulated'].append(simulated(n, {8: 1024, 64: 256}.get(n, 16)))
         except AssertionError as e: res['simulated'].append(dict(ranks=n, failed=str(e)[:300]))

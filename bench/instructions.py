@@ -38,7 +38,8 @@ def loop(cubin):
     with tempfile.NamedTemporaryFile(suffix='.cubin') as f:
         f.write(cubin)
         f.flush()
-        lines, registers = tool('nvdisasm', '-c', f.name).splitlines(), re.findall(r'REG:(\d+) STACK:(\d+)', tool('cuobjdump', '--dump-resource-usage', f.name))
+        lines, registers = tool('nvdisasm', '-c', f.name).splitlines(), re.findall(
+            r'REG:(\d+) STACK:(\d+)', tool('cuobjdump', '--dump-resource-usage', f.name))
     labels, names, loops = {}, [], [[]]
     for line in lines:
         if label := re.match(r'\s*(\.L_x_\d+):', line): labels[label[1]] = len(names)
@@ -54,8 +55,10 @@ def main():
         for dtype in TYPES:
             for log in (False, True):
                 names, registers, stack = loop(compiled(dtype, log, architecture).asm['cubin'])
-                rows.append({'GPU': f'sm_{architecture}', 'dtype': str(dtype).removeprefix('torch.'), 'bins': 'symlog' if log else 'linear',
-                             'instructions a value': len(names)*32*cuda.WARPS/cuda.TILE, 'barriers a tile': names.count('BAR'),
+                rows.append({'GPU': f'sm_{architecture}', 'dtype': str(dtype).removeprefix('torch.'),
+                             'bins': 'symlog' if log else 'linear',
+                             'instructions a value': len(names)*32*cuda.WARPS/cuda.TILE,
+                             'barriers a tile': names.count('BAR'),
                              'registers': registers, 'bytes spilled': stack})
     print(pd.DataFrame(rows).round(1).to_string(index=False))
     write('instructions', rows)

@@ -34,17 +34,21 @@ def reduction():
     long = df.melt(['size', 'kind'], [c for c in df if c.endswith('ns a value')], 'way', 'ns a value')
     long['way'] = long['way'].str.removesuffix(', ns a value')
     fig, ax = plt.subplots(figsize=(7.5, 4), layout='constrained')
-    sns.lineplot(long[long.kind == 'normal'].dropna(), x='size', y='ns a value', hue='way', style='way', markers=True, palette='colorblind', ax=ax)
-    ax.set(xscale='log', yscale='log', xlabel='values in the tensor', ylabel='nanoseconds a value', title='Reducing one tensor (normal values)')
+    sns.lineplot(long[long.kind == 'normal'].dropna(), x='size', y='ns a value', hue='way', style='way', markers=True,
+                 palette='colorblind', ax=ax)
+    ax.set(xscale='log', yscale='log', xlabel='values in the tensor', ylabel='nanoseconds a value',
+           title='Reducing one tensor (normal values)')
     sns.despine(ax=ax)
-    table = df[['size', 'kind', 'ours, ns a value', 'ours, eager, ns a value', 'fastai, ns a value', 'sum, ns a value', 'fastai / ours', 'fastai / ours, quartiles', 'ours / sum', 'ours / sum, quartiles']]
+    table = df[['size', 'kind', 'ours, ns a value', 'ours, eager, ns a value', 'fastai, ns a value', 'sum, ns a value',
+                'fastai / ours', 'fastai / ours, quartiles', 'ours / sum', 'ours / sum, quartiles']]
     return where, save(fig, 'bench_reduction'), table
 
 def training():
     df, where = load('training')
     fig, axs = plt.subplots(1, df.model.nunique(), figsize=(9, 3.4), layout='constrained')
     for ax, (model, rows) in zip(axs, df.groupby('model', sort=False)):
-        sns.barplot(rows[rows['watched by'].isin(['sum', 'ours', 'fastai'])], order=['sum', 'ours', 'fastai'], x='watched by', y='adds, ms', hue='watched by', palette='colorblind', ax=ax)
+        sns.barplot(rows[rows['watched by'].isin(['sum', 'ours', 'fastai'])], order=['sum', 'ours', 'fastai'],
+                    x='watched by', y='adds, ms', hue='watched by', palette='colorblind', ax=ax)
         ax.set(title=f"{model}\n(plain step {rows['ms a step'].iloc[0]:.0f} ms)", xlabel='', ylabel='ms added a step')
         sns.despine(ax=ax)
     return where, save(fig, 'bench_training'), df.astype(object).fillna('')
@@ -54,8 +58,10 @@ def scaling():
     df['way'] = df.way.where(df.way != 'ours', 'ours, ' + df.capacity.astype(str) + ' columns')
     some, fig = df[df.steps.isin([100, 1000, 10_000, 100_000])], plt.figure(figsize=(9, 3.8), layout='constrained')
     axs = fig.subplots(1, 3)
-    for ax, value, label in zip(axs, ('MiB', 'us a step', 'read, s'), ('memory, MiB', 'microseconds a step', 'seconds to read all')):
-        sns.lineplot(some, x='steps', y=value, hue='way', style='way', markers=True, palette='colorblind', ax=ax, legend=ax is axs[0])
+    for ax, value, label in zip(axs, ('MiB', 'us a step', 'read, s'),
+                                ('memory, MiB', 'microseconds a step', 'seconds to read all')):
+        sns.lineplot(some, x='steps', y=value, hue='way', style='way', markers=True, palette='colorblind', ax=ax,
+                     legend=ax is axs[0])
         ax.set(xscale='log', yscale='log', ylabel='', title=label)
         sns.despine(ax=ax)
     handles, labels = axs[0].get_legend_handles_labels()
@@ -66,7 +72,8 @@ def scaling():
 def observers():
     df, where = load('observers')
     fig, ax = plt.subplots(figsize=(7.5, 3), layout='constrained')
-    sns.barplot(df[df['watched by'] != 'none'], y='watched by', x='adds, ms', color=sns.color_palette('colorblind')[0], ax=ax)
+    sns.barplot(df[df['watched by'] != 'none'], y='watched by', x='adds, ms',
+                color=sns.color_palette('colorblind')[0], ax=ax)
     ax.set(ylabel='', xlabel='milliseconds of processor time added to a step')
     sns.despine(ax=ax)
     return where, save(fig, 'bench_observers'), df
@@ -79,9 +86,11 @@ def table(name):
     return make
 
 TEXT = {
-    reduction: ("The reduction alone", "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
+    reduction: ("The reduction alone",
+                "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
                 "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
-    training: ("Whole training steps", "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
+    training: ("Whole training steps",
+               "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
                "median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads each activation once with "
                "`torch.sum` and does nothing else. The machine is shared, so this difference of two long times wavers, "
                "for a ResNet-18 by several hundredths of its step from run to run, also that of `sum`. The last columns are steadier, and leave out "
@@ -100,7 +109,8 @@ TEXT = {
 
 def main():
     IMAGES.mkdir(exist_ok=True)
-    parts = ['# Benchmarks', 'Measured on the machines named, on the CPU. The CUDA kernel is tested in triton\'s interpreter and compiled for real GPUs, but has not run on one: there is no time measured on a GPU here.']
+    parts = ['# Benchmarks',
+             'Measured on the machines named, on the CPU. The CUDA kernel is tested in triton\'s interpreter and compiled for real GPUs, but has not run on one: there is no time measured on a GPU here.']
     for make, (title, text) in TEXT.items():
         where, picture, rows = make()
         parts += filter(None, [f'## {title}', text, picture, markdown(rows), where])

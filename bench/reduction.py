@@ -12,7 +12,8 @@ from fastai_actstats.kernels.eager import empty
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 KINDS = {'normal': lambda n: torch.randn(n, device=DEVICE), 'relu': lambda n: torch.randn(n, device=DEVICE).relu_(),
-         'constant': lambda n: torch.full((n,), .3, device=DEVICE), 'bfloat16': lambda n: torch.randn(n, device=DEVICE).bfloat16()}
+         'constant': lambda n: torch.full((n,), .3, device=DEVICE),
+         'bfloat16': lambda n: torch.randn(n, device=DEVICE).bfloat16()}
 
 def fastai(o):
     "What `ActivationStats(with_hist=True).hook` computes"
@@ -27,12 +28,15 @@ def main():
             x, row = make(size), empty(bins=bins, device=DEVICE)
             few = max(1, 200_000//size)  # calls a round, so that small ones can be measured
             times = lambda f: lambda: [f() for _ in range(few)]
-            ways = {'ours': times(lambda: fold(x, row, bins)), 'sum': times(lambda: x.sum()), 'fastai': times(lambda: fastai(x))}
+            ways = {'ours': times(lambda: fold(x, row, bins)), 'sum': times(lambda: x.sum()),
+                    'fastai': times(lambda: fastai(x))}
             if size <= 10**7: ways['ours, eager'] = times(lambda: fold(x, row, bins, 'eager'))
             if DEVICE == 'cuda': ways['copy'] = times(lambda y=torch.empty_like(x): y.copy_(x))
             got = alternate(ways, rounds if size < 10**8 else 5, sync=sync)
-            rows.append(dict(size=size, kind=kind, **{f'{n}, ns a value': spread(t)['median']/few/size*1e9 for n, t in got.items()},
-                             **against(got, 'fastai', 'ours', 'fastai / ours'), **against(got, 'ours', 'sum', 'ours / sum')))
+            rows.append(dict(size=size, kind=kind,
+                             **{f'{n}, ns a value': spread(t)['median']/few/size*1e9 for n, t in got.items()},
+                             **against(got, 'fastai', 'ours', 'fastai / ours'),
+                             **against(got, 'ours', 'sum', 'ours / sum')))
             del x
     print(pd.DataFrame(rows).round(3).to_string(index=False))
     write('reduction', rows)

@@ -35,14 +35,16 @@ def read_settings():
     ini.read(ROOT/'settings.ini')
     ref = ini['reference']
     return SimpleNamespace(
-        seed=ref.getint('seed'), batch_size=ref.getint('batch_size'), lr=ref.getfloat('lr'), epochs=ref.getint('epochs'),
-        valid_pct=ref.getfloat('valid_pct'), channels=tuple(map(int, ref['channels'].split())),
+        seed=ref.getint('seed'), batch_size=ref.getint('batch_size'), lr=ref.getfloat('lr'),
+        epochs=ref.getint('epochs'), valid_pct=ref.getfloat('valid_pct'),
+        channels=tuple(map(int, ref['channels'].split())),
         kernels=tuple(map(int, ref['kernels'].split())))
 
 def run_script(code, *args, env=None, timeout=300):
     "Python code in a process of its own, with what stands here"
     start = "import sys, warnings\nsys.path.insert(0, 'tests')\nfrom helpers import *\n"
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', start + code, *map(str, args)], cwd=ROOT, capture_output=True,
+    return subprocess.run([sys.executable, '-W', 'ignore', '-c', start + code, *map(str, args)], cwd=ROOT,
+                          capture_output=True,
                           text=True, timeout=timeout, env={**os.environ, **(env or {})})
 
 # models and learners
@@ -121,7 +123,8 @@ class Keep(Callback):
     @property
     def rows(self):
         "A dictionary a step: layer → its values in float64, flat"
-        return [{n: torch.cat([x.double().flatten() for x in calls]) for n, calls in step.items()} for step in self.steps]
+        return [{n: torch.cat([x.double().flatten() for x in calls]) for n, calls in step.items()}
+                for step in self.steps]
     def outputs(self, name): return [torch.cat(step[name]) for step in self.steps]
 
 def same(a, b): return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))

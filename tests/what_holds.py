@@ -16,7 +16,8 @@ Inside compiled graphs all calls of a module in a forward pass share one row, an
 graph at the layers they watch. `DataParallel` itself needs several GPUs; its replicas are tried in threads on the CPU. `to_fp16`
 and `to_bf16` do nothing on a machine without a GPU; autocast is tried for real on the CPU.
 """
-HEADS = dict(models='Model', training='Way of training', endings='How a fit ends', phases='Phases', faults='Faults while recording')
+HEADS = dict(models='Model', training='Way of training', endings='How a fit ends', phases='Phases',
+             faults='Faults while recording')
 ROWS = {table: {} for table in HEADS}
 PROPERTY = 'what holds'
 

@@ -82,7 +82,8 @@ def test_a_picture_that_fails_does_not_end_the_fit(learner, monkeypatch, tmp_pat
     assert (tmp_path/'a.png').is_file()  # the next fit tries again
 
 def test_what_is_shown_must_be_there(learner):
-    with pytest.raises(ValueError, match="source='act_stats' is none of the learner's callbacks: train_eval"): learner(LiveStats(source='act_stats')).fit(1)
+    with pytest.raises(ValueError, match="source='act_stats' is none of the learner's callbacks: train_eval"):
+        learner(LiveStats(source='act_stats')).fit(1)
     with pytest.raises(ValueError, match='callbacks records activations: train_eval'): learner(LiveStats()).fit(1)
     with pytest.raises(ValueError, match='budget=0 must be a share'): LiveStats(budget=0)
 

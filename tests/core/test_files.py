@@ -22,13 +22,15 @@ from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
-NOTES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+NOTES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
+                                                                           allow_infinity=False) | TEXT,
                      lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6)
 
 @st.composite
 def records(draw):
     "Any record: any layers, columns and bins, layers that did not run, NaN, Inf and values out of range"
-    if draw(st.booleans()): bins = Bins(draw(st.integers(1, 9)), draw(st.floats(-9, -1)), draw(st.floats(-.5, 9)), draw(st.floats(0, 1)))
+    if draw(st.booleans()):
+        bins = Bins(draw(st.integers(1, 9)), draw(st.floats(-9, -1)), draw(st.floats(-.5, 9)), draw(st.floats(0, 1)))
     else: bins = Bins.symlog(2.**-draw(st.integers(1, 5)), 2.**draw(st.integers(0, 5)), 2**draw(st.integers(0, 2)))
     layers = draw(st.lists(TEXT, max_size=3))
     ring = Ring(draw(st.integers(2, 6)), len(layers), bins, draw(st.sampled_from(('merge', 'overwrite'))))
@@ -40,7 +42,8 @@ def records(draw):
             x[values.random(len(x)) < .1] = draw(st.sampled_from((0., np.nan, np.inf, -np.inf, -0.)))
             row.copy_(Summary.of(torch.from_numpy(x), bins).rows)
         ring.push(rows, step, epoch=step//4, fit=step//6, valid=draw(st.booleans()))
-    info = {n: dict(type=draw(TEXT), shape=tuple(draw(st.lists(st.integers(0, 2**40), max_size=3)))) for n in layers if draw(st.booleans())}
+    info = {n: dict(type=draw(TEXT), shape=tuple(draw(st.lists(st.integers(0, 2**40), max_size=3)))) for n in layers
+            if draw(st.booleans())}
     return Record(*ring.read(), layers, bins, draw(st.sampled_from(('activations', 'gradients'))), info,
                   tuple(draw(st.lists(st.integers(0, 9), max_size=3))), draw(NOTES))
 
@@ -54,7 +57,8 @@ def test_what_is_saved_comes_back(tmp_path_factory, rec):
     once.save(path)
     twice = Record.load(path)
     assert twice == once and twice.made == once.made and twice.made['versions']['torch'] == torch.__version__
-    for name in ('mean', 'std', 'min', 'max', 'near_zero', 'count', 'hist', 'underflow', 'overflow', 'nonfinite', 'steps', 'edges'):
+    for name in ('mean', 'std', 'min', 'max', 'near_zero', 'count', 'hist', 'underflow', 'overflow', 'nonfinite',
+                 'steps', 'edges'):
         np.testing.assert_array_equal(getattr(twice, name), getattr(rec, name))
 
 def refused(path, match='was not loaded', **kwargs):
@@ -70,7 +74,8 @@ def test_a_thousand_mutated_files_are_equal_or_refused(tmp_path):
     for i in range(1000):
         path.write_bytes(mutant(rng, data))
         try: back = Record.load(path)
-        except ValueError as e: assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e) and len(str(e)) < 400
+        except ValueError as e:
+            assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e) and len(str(e)) < 400
         else:
             assert back == rec
             equal += 1
@@ -97,7 +102,8 @@ def test_bombs_are_refused_before_they_unpack(tmp_path):
 
 def forge(data, change):
     "A file whose checksum is right: meta and arrays changed by `change`, then signed again"
-    with zipfile.ZipFile(io.BytesIO(data)) as z: arrays = {n[:-4]: np.load(io.BytesIO(z.read(n))).copy() for n in z.namelist()}
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        arrays = {n[:-4]: np.load(io.BytesIO(z.read(n))).copy() for n in z.namelist()}
     meta = json.loads(arrays.pop('meta').tobytes())
     change(meta, arrays)
     meta['sha256'] = files._digest(meta, {n: np.ascontiguousarray(a) for n, a in arrays.items()})
@@ -164,7 +170,9 @@ def senseless(rng, meta, arrays):
         word = WORDS[rng.integers(len(WORDS))]
         if what == 'layers': meta[what][rng.integers(3)] = word
         elif what == 'info': meta[what]['0'][rng.choice(['type', 'shape', 'then', 'order', 'new'])] = word
-        elif what == 'bins': meta[what][rng.choice(sorted(meta[what]))] = [0, 1, 2, 4, -1.5, 1e-300, 1e300, 12, 256, word][rng.integers(10)]
+        elif what == 'bins':
+            meta[what][rng.choice(sorted(meta[what]))] = [0, 1, 2, 4, -1.5, 1e-300, 1e300, 12, 256,
+                                                          word][rng.integers(10)]
         else: meta[what] = word
     elif kind == 1:
         name = rng.choice(list(COLUMN.names))
@@ -191,17 +199,20 @@ def use(rec, tmp_path):
     from fastai_actstats.all import compare, merge_records
     for name in dir(Record):
         if isinstance(getattr(Record, name), property): getattr(rec, name)
-    assert repr(rec) and rec._repr_html_() and len(rec.to_df()) == len(rec)*len(rec.layers) and len(rec.overview()) == len(rec.layers)
+    assert repr(rec) and rec._repr_html_() and len(rec.to_df()) == len(rec)*len(rec.layers)
+    assert len(rec.overview()) == len(rec.layers)
     rec.report(), rec.quantile(.5), rec[::2], [rec[n] for n in rec.layers], rec.to_csv(tmp_path/'a.csv')
     few = rec.merged(3)
     for part in (rec, few):
         assert Record.load(part.save(tmp_path/'again.npz')) == part
     if not len(rec): return
-    rec.epoch(-1), rec.fit(-1), rec.between(int(rec.steps.min()), int(rec.steps.max())), rec.modal_bin(0, int(rec.steps[0, 0]))
+    rec.epoch(-1), rec.fit(-1), rec.between(int(rec.steps.min()),
+                                            int(rec.steps.max())), rec.modal_bin(0, int(rec.steps[0, 0]))
     merge_records({0: rec, 1: rec})
     both = compare(a=rec, b=few if rec.columns['valid'].all() == few.columns['valid'].all() else rec)
     both.table(), both.distances()
-    for draw in (rec.color_dim, rec.plot_stats, rec.heatmap, lambda: rec.ridge(rec.layers[0]), rec.first_last, both.color_dim, both.plot_stats):
+    for draw in (rec.color_dim, rec.plot_stats, rec.heatmap, lambda: rec.ridge(rec.layers[0]), rec.first_last,
+                 both.color_dim, both.plot_stats):
         drawn = np.ravel(draw())[0]
         drawn.figure.savefig(tmp_path/'a.png', dpi=20)
         plt.close('all')
@@ -209,7 +220,8 @@ def use(rec, tmp_path):
 @pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::RuntimeWarning')  # pictures of numbers that no run gives
 def test_what_is_loaded_can_be_used(tmp_path):
     import time
-    path, end, used, seed = tmp_path/'run.npz', time.perf_counter() + float(os.environ.get('ACTSTATS_FUZZ_SECONDS', 8)), 0, 0
+    path, end, used, seed = tmp_path/'run.npz', time.perf_counter() + float(
+        os.environ.get('ACTSTATS_FUZZ_SECONDS', 8)), 0, 0
     data = make_record(notes={'a': 1}).save(path).read_bytes()
     while time.perf_counter() < end or not used:
         rng, seed = np.random.default_rng(seed), seed + 1
@@ -250,7 +262,8 @@ def test_forging_nothing_gives_the_same_record(tmp_path):  # so that the refusal
 
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError): Record.load(tmp_path/'none.npz')
-    for name, content in dict(empty=b'', poem=b'Tyger Tyger', npy=npy(np.zeros(3)), pickle=npy(np.array([1, 'a'], object), pickled=True)).items():
+    for name, content in dict(empty=b'', poem=b'Tyger Tyger', npy=npy(np.zeros(3)),
+                              pickle=npy(np.array([1, 'a'], object), pickled=True)).items():
         (tmp_path/name).write_bytes(content)
         refused(tmp_path/name)
     np.savez(tmp_path/'other.npz', weights=np.zeros(3))
@@ -323,7 +336,8 @@ def test_several_records(tmp_path):
     learn = tiny(tmp_path, Other(nn.ReLU), ActStats(), SaveRecord('run.npz'))
     learn.fit(1)
     assert sorted(os.listdir(tmp_path)) == ['run.npz', 'run.other.npz']
-    assert Record.load(tmp_path/'run.npz').layers == ['0', '2'] and Record.load(tmp_path/'run.other.npz').what == 'others'
+    assert Record.load(tmp_path/'run.npz').layers == ['0', '2']
+    assert Record.load(tmp_path/'run.other.npz').what == 'others'
     alone = tiny(tmp_path/'alone', Other(nn.ReLU), SaveRecord('run.npz'))
     alone.fit(1)
     assert Record.load(tmp_path/'alone'/'run.npz').layers == ['1']

@@ -63,7 +63,8 @@ def test_two_learners_in_two_threads(few, threads):
     [t.start() for t in started]
     [t.join(120) for t in started]
     assert not errors and not any(t.is_alive() for t in started)
-    for learn in learners: assert len(learn.act_stats.record) == 28 and (learn.act_stats.record.count == 64*10*26*26).all()
+    for learn in learners:
+        assert len(learn.act_stats.record) == 28 and (learn.act_stats.record.count == 64*10*26*26).all()
 
 FORKED = """
 import os, torch
@@ -100,5 +101,6 @@ for architecture in (80, 90):
 def test_the_cuda_kernels_compile_for_real_gpus():
     "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and room for all programs at once"
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], cwd=ROOT, timeout=300, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], cwd=ROOT, timeout=300, env=env,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
