@@ -1,8 +1,8 @@
 """This tree against another commit, in one run: `python bench/against.py REVISION`
 
-One process for each of the two trees, kept waiting between its turns: processor time of one thread for a training step of the
-reference CNN without watchers, with `ActStats` and with all four observers, and for a reduction. Turns alternate, so that a busy
-machine is as unkind to both."""
+One process for each of the two trees, kept waiting between its turns: processor time of one thread for a training
+step of the reference CNN without watchers, with `ActStats` and with all four observers, and for a reduction. Turns
+alternate, so that a busy machine is as unkind to both."""
 import subprocess
 import sys
 import tempfile

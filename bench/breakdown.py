@@ -1,7 +1,7 @@
 """Where the time of ActStats goes: `python bench/breakdown.py`
 
-The loops of the CPU kernel, each over a slice in the first-level cache; and the parts of a training step of the reference CNN with
-ActStats, timed where they run. One thread, medians."""
+The loops of the CPU kernel, each over a slice in the first-level cache; and the parts of a training step of the
+reference CNN with ActStats, timed where they run. One thread, medians."""
 import time
 from collections import defaultdict
 from statistics import median

@@ -1,8 +1,9 @@
 """Beside Composer's `ActivationMonitor`: `python bench/composer_monitor.py`
 
-Composer (mosaicml 0.32) needs torch 2.7 or older, so this has an environment of its own: `pip install mosaicml` there, and then this package
-with its extra `demo`. The reference CNN on the demo's digits, epochs in alternation: fastai's loop plain and with ActStats, Composer's loop
-plain and with its monitor, both recording every step. Each is compared with its own plain loop."""
+Composer (mosaicml 0.32) needs torch 2.7 or older, so this has an environment of its own: `pip install mosaicml`
+there, and then this package with its extra `demo`. The reference CNN on the demo's digits, epochs in alternation:
+fastai's loop plain and with ActStats, Composer's loop plain and with its monitor, both recording every step. Each is
+compared with its own plain loop."""
 import logging
 import warnings
 

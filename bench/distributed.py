@@ -1,8 +1,8 @@
 """What several processes cost: a step with and without ActStats, bytes sent, and meetings of many simulated ranks.
 
-python bench/distributed.py [--procs 2 4] [--ranks 8 64 1024] writes bench/results/distributed.json. Ranks are simulated by threads of one
-process (of several, above 256) with gloo over the loopback: the same code, heads, teams and bytes as between machines, on the cores
-that are there."""
+python bench/distributed.py [--procs 2 4] [--ranks 8 64 1024] writes bench/results/distributed.json. Ranks are
+simulated by threads of one process (of several, above 256) with gloo over the loopback: the same code, heads, teams
+and bytes as between machines, on the cores that are there."""
 import argparse
 import json
 import os
@@ -43,18 +43,20 @@ def step_time(out, rounds=5, n=20):
             dist.barrier()
             start = time.perf_counter()
             meet, spent = stats.merge_ranks, []
-            def timed(at=None):
+            def timed(at=None, meet=meet, spent=spent):
                 began = time.perf_counter()
                 meet(at)
                 spent.append(time.perf_counter() - began)
             stats.merge_ranks = timed
             learn.fit(1, worker.LR)
-            if i: times[on].append((time.perf_counter() - start - sum(spent))/n*1000); meetings += spent
+            if i:
+                times[on].append((time.perf_counter() - start - sum(spent))/n*1000)
+                meetings += spent
     if rank == 0:
         ms = {('with' if on else 'without'): sorted(t)[len(t)//2] for on, t in times.items()}
-        Path(out).write_text(json.dumps({'processes': size, 'step without, ms': ms['without'],
-                                         'step with, ms': ms['with'], 'layers': 9,
-                                              'columns': n, 'meeting, ms': sorted(meetings)[len(meetings)//2]*1000}))
+        row = {'processes': size, 'step without, ms': ms['without'], 'step with, ms': ms['with'], 'layers': 9,
+               'columns': n, 'meeting, ms': sorted(meetings)[len(meetings)//2]*1000}
+        Path(out).write_text(json.dumps(row))
     dist.destroy_process_group()
 
 def some_ranks(port, first, last, ranks, columns, layers):

@@ -2,9 +2,9 @@
 
     python bench/feature_maps.py
 
-Each way runs in a process of its own, after one forward pass and one small export that load every library. Measured is the
-highest resident memory of the process (VmHWM, reset before the run) above what it held before, less that of the forward
-pass alone. malloc is told to give large blocks back at once, in all processes alike. Linux only."""
+Each way runs in a process of its own, after one forward pass and one small export that load every library. Measured
+is the highest resident memory of the process (VmHWM, reset before the run) above what it held before, less that of
+the forward pass alone. malloc is told to give large blocks back at once, in all processes alike. Linux only."""
 import gc
 import json
 import os
@@ -106,7 +106,8 @@ def main():
         done = subprocess.run([sys.executable, __file__, way], env=env, capture_output=True, text=True)
         if done.returncode: raise SystemExit(f"{way} failed:\n{done.stderr}")
         ways.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"{WAYS[way]:45} {ways[-1]['above_forward_bytes']/1e6:7.1f} MB above the forward pass, {ways[-1]['seconds']:6.1f} s")
+        above, seconds = ways[-1]['above_forward_bytes']/1e6, ways[-1]['seconds']
+        print(f"{WAYS[way]:45} {above:7.1f} MB above the forward pass, {seconds:6.1f} s")
     import torch
     results = dict(model='torchvision.models.resnet50(weights=None)', size=SIZE, seed=SEED,
                    torch=str(torch.__version__),

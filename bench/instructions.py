@@ -1,7 +1,8 @@
 """What the CUDA kernel executes for a value, counted in its machine code: `python bench/instructions.py`
 
-Needs no GPU: triton compiles for one that is not there, and brings NVIDIA's assembler. A multiprocessor starts 128 instructions of single
-threads in a cycle, so what stands in the loop bounds the speed wherever memory does not; this is a bound, not a measured time."""
+Needs no GPU: triton compiles for one that is not there, and brings NVIDIA's assembler. A multiprocessor starts 128
+instructions of single threads in a cycle, so what stands in the loop bounds the speed wherever memory does not; this
+is a bound, not a measured time."""
 import re
 import shutil
 import subprocess

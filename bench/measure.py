@@ -20,7 +20,7 @@ def settings(section='bench'):
 def numbers(name): return [int(v) for v in settings()[name].split()]
 
 def alternate(ways:dict, rounds:int, clock=time.perf_counter, sync=None) -> dict: # name → seconds of each round
-    "Run every way once a round, so that a busy machine is as unkind to all; the first round warms up and does not count"
+    "Run every way once a round, so that a busy machine is as unkind to all; the first round does not count"
     times = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, run in ways.items():

@@ -1,4 +1,6 @@
-"""The benchmark page of the documentation, from the measured files: `python bench/page.py` writes `docs/benchmarks.md` and its pictures"""
+"""The benchmark page of the documentation, from the measured files.
+
+`python bench/page.py` writes `docs/benchmarks.md` and its pictures"""
 import json
 from pathlib import Path
 
@@ -16,7 +18,8 @@ def load(name):
     made = json.loads((ROOT/'bench'/'results'/f'{name}.json').read_text())
     m = made['machine']
     versions = ', '.join(f'{name} {v}' for name, v in dict(torch=m['torch'], **made['versions']).items())
-    where = f"`{made['command']}`, {made['date']}: {m['cpu']}, {m['threads']} threads, {m['gpu'] or 'no GPU'}; {versions}"
+    on = f"{m['cpu']}, {m['threads']} threads, {m['gpu'] or 'no GPU'}; {versions}"
+    where = f"`{made['command']}`, {made['date']}: {on}"
     return pd.DataFrame(made['rows']), where
 
 def markdown(df):
@@ -86,31 +89,47 @@ def table(name):
     return make
 
 TEXT = {
-    reduction: ("The reduction alone",
-                "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
-                "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing else."),
-    training: ("Whole training steps",
-               "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is the "
-               "median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads each activation once with "
-               "`torch.sum` and does nothing else. The machine is shared, so this difference of two long times wavers, "
-               "for a ResNet-18 by several hundredths of its step from run to run, also that of `sum`. The last columns are steadier, and leave out "
-               "only what a watcher does to the caches of others: the time spent in a watcher's own hooks and events, as a share of the rest of "
-               "the step. neural-observatory records statistics of activations and torchinstruments what it records by default, at every step."),
-    table('composer_monitor'): ("Beside Composer's ActivationMonitor", "Composer has a training loop of its own and needs an older torch, so each watcher is compared "
-               "with its own loop without one: the reference CNN, every step recorded."),
-    scaling: ("Steps, layers, capacity", "A recorder alone, five layers of 128 values each, so that only what is around the reduction is seen: against "
-              "fastai's callback, and against keeping every activation. Memory is by how much a process grew."),
-    observers: ("The observing callbacks", "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four together."),
-    table('breakdown'): ("Where the time goes", "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN with "
-              "`ActStats`, in one thread. Counting takes one increment of memory a value, which is about what the processor can do in a cycle; "
-              "the other loops are vectors."),
-    table('instructions'): ("The CUDA kernel, counted", "What stands in the loop of the compiled kernel, for two generations of GPU; nothing here ran on one. A "
-              "multiprocessor starts 128 instructions of single threads in a cycle.")}
+    reduction: (
+        "The reduction alone",
+        "Per value of one tensor: ours with the CPU kernel and in plain torch, what fastai's "
+        "`ActivationStats(with_hist=True)` computes, and one `torch.sum`, which reads the tensor once and does nothing "
+        "else."),
+    training: (
+        "Whole training steps",
+        "Epochs in alternation. ResNet-18 at 64×64 and the transformer train on random inputs. What a watcher adds is "
+        "the median, over the rounds, of its step less the plain step of the same round; `sum` is a hook that reads "
+        "each activation once with `torch.sum` and does nothing else. The machine is shared, so this difference of two "
+        "long times wavers, for a ResNet-18 by several hundredths of its step from run to run, also that of `sum`. The "
+        "last columns are steadier, and leave out only what a watcher does to the caches of others: the time spent in "
+        "a watcher's own hooks and events, as a share of the rest of the step. neural-observatory records statistics "
+        "of activations and torchinstruments what it records by default, at every step."),
+    table('composer_monitor'): (
+        "Beside Composer's ActivationMonitor",
+        "Composer has a training loop of its own and needs an older torch, so each watcher is compared with its own "
+        "loop without one: the reference CNN, every step recorded."),
+    scaling: (
+        "Steps, layers, capacity",
+        "A recorder alone, five layers of 128 values each, so that only what is around the reduction is seen: against "
+        "fastai's callback, and against keeping every activation. Memory is by how much a process grew."),
+    observers: (
+        "The observing callbacks",
+        "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four "
+        "together."),
+    table('breakdown'): (
+        "Where the time goes",
+        "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN "
+        "with `ActStats`, in one thread. Counting takes one increment of memory a value, which is about what the "
+        "processor can do in a cycle; the other loops are vectors."),
+    table('instructions'): (
+        "The CUDA kernel, counted",
+        "What stands in the loop of the compiled kernel, for two generations of GPU; nothing here ran on one. A "
+        "multiprocessor starts 128 instructions of single threads in a cycle.")}
+START = ("Measured on the machines named, on the CPU. The CUDA kernel is tested in triton's interpreter and compiled "
+         "for real GPUs, but has not run on one: there is no time measured on a GPU here.")
 
 def main():
     IMAGES.mkdir(exist_ok=True)
-    parts = ['# Benchmarks',
-             'Measured on the machines named, on the CPU. The CUDA kernel is tested in triton\'s interpreter and compiled for real GPUs, but has not run on one: there is no time measured on a GPU here.']
+    parts = ['# Benchmarks', START]
     for make, (title, text) in TEXT.items():
         where, picture, rows = make()
         parts += filter(None, [f'## {title}', text, picture, markdown(rows), where])

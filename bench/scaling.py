@@ -1,8 +1,8 @@
 """Memory, time a step and read-out against steps, layers and capacity: `python bench/scaling.py`
 
-Ours keeps a ring of fixed size; fastai's `ActivationStats(with_hist=True)` four numbers and 40 bins a step and layer; the classic
-recipe every activation. Each is filled in a process of its own, with the outputs of an identity, 128 values each; memory is by how much
-the process grew."""
+Ours keeps a ring of fixed size; fastai's `ActivationStats(with_hist=True)` four numbers and 40 bins a step and layer;
+the classic recipe every activation. Each is filled in a process of its own, with the outputs of an identity, 128
+values each; memory is by how much the process grew."""
 import os
 import statistics
 import time

@@ -1,11 +1,13 @@
 """Whole training steps: `python bench/training.py`
 
-Plain, with ours, with fastai's `ActivationStats(with_hist=True)`, and with a hook that does nothing but `torch.sum`, epochs in
-alternation: on the CPU the reference CNN on real digits, a ResNet-18 and a small transformer on random inputs; on a GPU a ResNet-50 and a
-transformer of some 100 million parameters, both in bfloat16, with the peak of memory.
+Plain, with ours, with fastai's `ActivationStats(with_hist=True)`, and with a hook that does nothing but `torch.sum`,
+epochs in alternation: on the CPU the reference CNN on real digits, a ResNet-18 and a small transformer on random
+inputs; on a GPU a ResNet-50 and a transformer of some 100 million parameters, both in bfloat16, with the peak of
+memory.
 
-Beside the reference CNN also other tools, where they are installed (`pip install neural-observatory torchinstruments`), each recording
-activations at every step. Composer's `ActivationMonitor` needs an environment of its own: `bench/composer_monitor.py`."""
+Beside the reference CNN also other tools, where they are installed (`pip install neural-observatory
+torchinstruments`), each recording activations at every step. Composer's `ActivationMonitor` needs an environment of
+its own: `bench/composer_monitor.py`."""
 import logging
 import shutil
 import tempfile
@@ -105,7 +107,7 @@ SPENT = [0.]
 for owner, name in sum(INSIDE.values(), []): timed(owner, name, SPENT)
 
 def measure(make, data, watchers, rounds):
-    "Watcher → milliseconds a step in each round; on the CPU, which waits for no device, those in its own code, and on a GPU the peak of memory"
+    "Watcher → milliseconds a step in each round; on the CPU those in its own code too, on a GPU the peak of memory"
     ways, peaks, inside = {}, {}, {name: [] for name in watchers}
     for name, cbs in watchers.items():
         set_seed(42)

@@ -1,8 +1,8 @@
-"""Build the documentation site from README, notebooks and docstrings: `python docs/build.py [FOLDER]`, `_site` if none is given.
+"""Build the documentation site from README, notebooks and docstrings: `python docs/build.py [FOLDER]`.
 
-Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. Pages open as files too; search
-wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture or a public name without a page
-ends the build with an error."""
+Without a FOLDER it goes to `_site`. Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. Pages open as
+files too; search wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture
+or a public name without a page ends the build with an error."""
 import base64
 import importlib
 import inspect

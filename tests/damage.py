@@ -41,8 +41,8 @@ def swap(rng, members):
         members[name] = npy(a)
     elif kind == 6:  # a header that claims more than there is
         shape = (int(rng.choice([10**5, 10**12, 2**62])), 3)
-        members[name] = members[name][:6] + b'\x01\x00v\x00' + str(dict(descr='<i8', fortran_order=False,
-                                                                        shape=shape)).encode().ljust(117) + b'\n'
+        header = str(dict(descr='<i8', fortran_order=False, shape=shape)).encode().ljust(117) + b'\n'
+        members[name] = members[name][:6] + b'\x01\x00v\x00' + header
     else:  # other words
         meta = json.loads(np.load(io.BytesIO(members['meta.npy'])).tobytes())
         meta[rng.choice(sorted(meta))] = [None, -1, 2**70, 'x', [], {}, [[]], 1e999, {'n': 10**9}][rng.integers(9)]

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -117,10 +118,10 @@ def equal(rank, size):
     "Two epochs with and without; every value kept"
     runs = {}
     for on in (False, True):
-        stats, keep, grads, units = ActStats(phase='both', bins=40,
-                                             range=(-4, 4)), KeepOfRank(LAYERS + RELUS), GradStats(), DeadUnits()
+        stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), KeepOfRank(LAYERS + RELUS)
+        grads, units = GradStats(), DeadUnits()
         learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep, grads, units] if on else [])
-        warned = said(lambda: learn.fit(2, LR))
+        warned = said(partial(learn.fit, 2, LR))
         runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)),
                         values=[v for row in learn.recorder.values for v in row],
                         weights=[p.detach().clone() for p in learn.model.parameters()], random=torch.rand(3))
@@ -207,8 +208,8 @@ class Branches(nn.Module):
     "A layer that runs on the first rank only, and one that runs nowhere"
     def __init__(self):
         super().__init__()
-        self.stem, self.some, self.never, self.head = nn.Linear(784, 16), nn.Linear(16, 16), nn.Linear(
-            16, 16), nn.Linear(16, 10)
+        self.stem, self.some, self.never = nn.Linear(784, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 10)
     def forward(self, x):
         x = self.stem(x.flatten(1))
         return self.head(self.some(x) if dist.get_rank() == 0 else x)
@@ -256,7 +257,7 @@ def trainer(rank, size):
 def sgd(params, **kwargs): return OptimWrapper(params, torch.optim.SGD, **kwargs)
 
 class KeepParameters(Callback):
-    "Whole parameters before each step, their gradients, and what the step changed: gathered by torch, summarised in one place"
+    "Whole parameters before each step, their gradients, and what the step changed: gathered by torch, in one place"
     order = 56
     def __init__(self, bins): self.bins, self.kept = bins, []
     def whole(self, x): return x.full_tensor() if hasattr(x, 'full_tensor') else x.clone()

@@ -1,7 +1,7 @@
 """Layers that return anything at all, watched while a model trains: `python tests/fuzz_outputs.py SECONDS [SEED]`
 
-Prints one line of what it did and `ok`; an exception that reaches the training loop, or more than a warning a layer, ends it with
-the seed that did it. What kills the process leaves that seed on the last line."""
+Prints one line of what it did and `ok`; an exception that reaches the training loop, or more than a warning a layer,
+ends it with the seed that did it. What kills the process leaves that seed on the last line."""
 import collections
 import dataclasses
 import random
@@ -141,11 +141,11 @@ def cyclic(r, inner):
 
 def deep(r, inner):
     for _ in range(r.choice([10, 900, 20_000])):
-        inner = r.choice([lambda: [inner], lambda: (inner,), lambda: {'a': inner}])()
+        inner = r.choice([lambda x: [x], lambda x: (x,), lambda x: {'a': x}])(inner)
     return inner
 
-ERRORS = RuntimeError('x'), RecursionError('x'), MemoryError(), Speechless(), AttributeError(
-    'x'), StopIteration(), torch.OutOfMemoryError('full')
+ERRORS = (RuntimeError('x'), RecursionError('x'), MemoryError(), Speechless(), AttributeError('x'), StopIteration(),
+          torch.OutOfMemoryError('full'))
 OTHERS = {'none': lambda r: None, 'text': lambda r: 'x'*r.randint(0, 9), 'number': lambda r: 1.5,
           'module': lambda r: nn.Linear(2, 2), 'torch': lambda r: torch,
           'class': lambda r: nn.Linear, 'function': lambda r: deep, 'raising': lambda r: Raising(r.choice(ERRORS)),

@@ -1,4 +1,4 @@
-"""What several test files use: paths and settings, learners that print nothing, references that records are compared with."""
+"""What several test files use: paths and settings, learners that print nothing, references to compare records with."""
 import os
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Model families that must be recorded as they should be: name → (a function making the model and its batches, its loss, layers)."""
+"""Model families that must be recorded as they should be: name → a function that makes the model and its batches."""
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -46,8 +46,8 @@ def _awd_lstm():
     from fastai.text.models import AWD_LSTM, get_text_classifier
     from fastai.text.models.awdlstm import awd_lstm_clas_config
     config = dict(awd_lstm_clas_config, emb_sz=16, n_hid=24, n_layers=2)
-    return get_text_classifier(AWD_LSTM, 50, 5, seq_len=8, config=config), batches(torch.randint(2, 50, (16, 12)),
-                                                                                   torch.randint(0, 5, (16,)))
+    model = get_text_classifier(AWD_LSTM, 50, 5, seq_len=8, config=config)
+    return model, batches(torch.randint(2, 50, (16, 12)), torch.randint(0, 5, (16,)))
 
 def _tabular():
     from fastai.tabular.model import TabularModel
@@ -74,9 +74,8 @@ class Structured(nn.Module):
     "Nested tuples, None, a dictionary and a dataclass on the way"
     def __init__(self):
         super().__init__()
-        self.lstm, self.gru, self.pack, self.dict, self.head = nn.LSTM(8, 12,
-                                                                       2), nn.GRU(12,
-                                                                                  8), Pack(), AsDict(), nn.Linear(8, 5)
+        self.lstm, self.gru, self.head = nn.LSTM(8, 12, 2), nn.GRU(12, 8), nn.Linear(8, 5)
+        self.pack, self.dict = Pack(), AsDict()
     def forward(self, x):
         x, _ = self.lstm(x)
         x, h = self.gru(x)

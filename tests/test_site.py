@@ -1,4 +1,4 @@
-"""The documentation site: built by its one command, every link and picture there, every public name with its parameters."""
+"""The documentation site: built by one command, every link and picture there, every public name with its parameters."""
 import functools
 import http.server
 import inspect

@@ -1,4 +1,4 @@
-"""A plugin that writes docs/what_holds.md: a line for each test that passed and has something to say there, by `record_row`."""
+"""A plugin that writes docs/what_holds.md: a line for each test that passed and notes one with `record_row`."""
 import os
 from pathlib import Path
 
@@ -7,14 +7,16 @@ import pytest
 COMMAND = 'ACTSTATS_TABLE=docs/what_holds.md python -m pytest tests/callbacks tests/core/test_layers.py'
 INTRO = f"""# What holds
 
-Made by the tests: `{COMMAND}`. A line stands here because its test passed: the record is what plain hooks, a hand count or the
-steps before the fault say it should be; losses, weights and random state are equal to the last bit with and without the callback,
-or the next fit goes on normally; and no hook is left on the model.
+Made by the tests: `{COMMAND}`.
+A line stands here because its test passed: the record is what plain hooks, a hand count or the steps before the fault
+say it should be; losses, weights and random state are equal to the last bit with and without the callback, or the next
+fit goes on normally; and no hook is left on the model.
 
-A graph that was compiled while a model was watched keeps one operation a layer that does nothing until the model is watched again.
-Inside compiled graphs all calls of a module in a forward pass share one row, and `GradStats`, `DeadUnits` and `ActSample` break the
-graph at the layers they watch. `DataParallel` itself needs several GPUs; its replicas are tried in threads on the CPU. `to_fp16`
-and `to_bf16` do nothing on a machine without a GPU; autocast is tried for real on the CPU.
+A graph that was compiled while a model was watched keeps one operation a layer that does nothing until the model is
+watched again. Inside compiled graphs all calls of a module in a forward pass share one row, and `GradStats`,
+`DeadUnits` and `ActSample` break the graph at the layers they watch. `DataParallel` itself needs several GPUs; its
+replicas are tried in threads on the CPU. `to_fp16` and `to_bf16` do nothing on a machine without a GPU; autocast is
+tried for real on the CPU.
 """
 HEADS = dict(models='Model', training='Way of training', endings='How a fit ends', phases='Phases',
              faults='Faults while recording')

@@ -18,8 +18,9 @@ from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
 from fastai_actstats.demo import reference_cnn
 
+BINS = Bins(40, -5, 5)
 
-def run(values, bins=Bins(40, -5, 5), capacity=1024, layers=None, every=1, **kwargs):
+def run(values, bins=BINS, capacity=1024, layers=None, every=1, **kwargs):
     "Record of `values`: a list of steps, each a list of layers"
     ring = Ring(capacity, len(values[0]), bins)
     for i, row in enumerate(values):
@@ -46,8 +47,8 @@ def closed():
 @pytest.mark.parametrize('a, b, common', [
     (Bins(80, -10, 10), Bins(40, -10, 10), Bins(40, -10, 10)),
     (Bins(80, -10, 10), Bins(40, -5, 10), Bins(20, -5, 10)),
-    (Bins(80, -10, 10), Bins(40, -5, 5),
-     Bins(39, -5, 4.75)),  # 5 ends one range only: a value of 5 is inside of it there
+    # 5 ends one range only: a value of 5 is inside of it there
+    (Bins(80, -10, 10), Bins(40, -5, 5), Bins(39, -5, 4.75)),
     (Bins(6, -3, 3), Bins(4, -3, 3), Bins(2, -3, 3)),
     (Bins(30, 0, 3), Bins(9, -.9, .9), Bins(3, .1, .7)),
     (Bins.symlog(2.**-6, 2.**4, 4), Bins.symlog(2.**-3, 2.**4, 2), Bins.symlog(2.**-3, 2.**4, 2)),
@@ -109,8 +110,8 @@ def test_columns_that_never_begin_together_are_refused():
     a = run(noise(4))
     b = a.like(a.summary.rows, a.columns.copy())
     for name in ('first', 'last'): b.columns[name] += 100
-    with pytest.raises(ValueError,
-                       match='begin nowhere at the same steps: 4 columns of steps 0 to 3; 4 columns of steps 100 to 103'):
+    why = 'begin nowhere at the same steps: 4 columns of steps 0 to 3; 4 columns of steps 100 to 103'
+    with pytest.raises(ValueError, match=why):
         compare(a=a, b=b).distances()
 
 # distances

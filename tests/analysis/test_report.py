@@ -74,8 +74,8 @@ def test_follows_reads_sequentials():
 
 @pytest.mark.parametrize('finding, what, known, before, after, layer', [
     ('dead', 'activations', dict(type='Conv2d', then='ReLU'), (0., 1.), (-9., 1.), 'l0'),
-    ('dead', 'activations', dict(type='Custom'), (0., 1.), (-9., 1.),
-     'l0'),  # nothing known of what follows; the last layer is not judged
+    # nothing known of what follows; the last layer is not judged
+    ('dead', 'activations', dict(type='Custom'), (0., 1.), (-9., 1.), 'l0'),
     ('saturated', 'activations', dict(type='Linear', then='Tanh'), (0., 1.), (0., 7.), 'l0'),
     ('exploding', 'activations', dict(type='Linear'), (0., 1.), (0., 1e4), 'l0'),
     ('out-of-range', 'activations', dict(type='Linear'), (0., 1.), (0., 20.), 'l0')])

@@ -139,9 +139,8 @@ def test_a_kernel_of_another_device_is_refused_before_training(learner, settings
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
 def test_an_empty_model_is_refused(learner, settings):
-    with pytest.raises(ValueError, match='has no layers to watch'):
-        learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)(
-            'before_fit')
+    learn = learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)
+    with pytest.raises(ValueError, match='has no layers to watch'): learn('before_fit')
 
 class Aside(nn.Module):
     def __init__(self):

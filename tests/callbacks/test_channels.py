@@ -17,7 +17,7 @@ def units_last(keep, name):
     return [x.movedim(1, -1).flatten(0, -2) for x in keep.outputs(name)]
 
 def fates(active, window, epoch=None):
-    "Step of the latest death, of waking from it, number of deaths: read off bool [steps, C], silent for a window or a whole epoch"
+    "Step of the latest death, of waking, number of deaths, from bool [steps, C]: silent for a window or an epoch"
     res = np.tile([[-1], [-1], [0]], active.shape[1])
     for c, col in enumerate(active.T):
         silent, dead = 0, False
@@ -154,7 +154,8 @@ def test_models_of_other_families():
         before, got = makers(model), []
         for m in model.modules():
             if activation_kind(m):
-                m.register_forward_hook(lambda m, i, o: got.append((o.dim(), channel_axis(o.shape, before[m]))))
+                def note(m, i, o, before=before, got=got): got.append((o.dim(), channel_axis(o.shape, before[m])))
+                m.register_forward_hook(note)
         with torch.no_grad(): model.eval()(torch.zeros(1, 3, 224, 224, device='meta'))
         assert got and {a if a == 1 and d > 2 else a - d for d, a in got} <= axes, (name, got)
 

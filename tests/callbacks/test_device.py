@@ -1,4 +1,4 @@
-"""Nothing that happens between the beginning of an epoch and its end waits for an accelerator, or copies from or to it."""
+"""Nothing between the beginning of an epoch and its end waits for an accelerator, or copies from or to it."""
 import pytest
 import torch
 from torch import nn
@@ -22,9 +22,8 @@ class StaysThere(TorchDispatchMode):
         return out
 
 def taps(kernel):
-    acts, grads, units = Recorder(Bins(), capacity=4), Recorder(Bins.symlog(), capacity=4,
-                                                                when_full='overwrite'), UnitRecorder(
-        window=2, capacity=4)
+    acts, grads = Recorder(Bins(), capacity=4), Recorder(Bins.symlog(), capacity=4, when_full='overwrite')
+    units = UnitRecorder(window=2, capacity=4)
     for r in (acts, grads): r.prepare(['a', 'b'], torch.device('cuda'))
     units.prepare([], torch.device('cuda'))
     return {acts: [Tap(acts, n, kernel=kernel) for n in 'ab'], grads: [GradTap(grads, n, kernel=kernel) for n in 'ab'],

@@ -1,4 +1,4 @@
-"""Several processes, one record: real processes under torchrun, with gloo on the CPU. Their side is distributed_worker.py."""
+"""Several processes, one record: real ones under torchrun, gloo on the CPU. Their side is distributed_worker.py."""
 import os
 import pickle
 import signal
@@ -71,7 +71,7 @@ def alike(a, b):
 
 def equals_what_was_kept(rec, results):
     "Is each training column that of all values that the ranks kept at its step?"
-    for i, layer in enumerate(worker.LAYERS):
+    for layer in worker.LAYERS:
         one = rec.train[layer]
         for t in range(len(one)):
             parts = [r['kept'][t][layer].flatten() for r in results if len(r['kept']) > t]
@@ -98,7 +98,7 @@ def gradients_equal_what_was_kept(results):
 
 def gradients_and_units_equal_what_was_kept(results):
     "Averaged gradients are those of each rank's loss by the number of ranks; a unit is dead where it is on all of them"
-    size, grads, units = len(results), results[0]['grad'], results[0]['units']
+    grads, units = results[0]['grad'], results[0]['units']
     for r in results[1:]:
         alike(r['grad'], grads)
         assert all((r['units'].alive[n] == units.alive[n]).all() and (r['units'].fates[n] == units.fates[n]).all()
@@ -159,7 +159,8 @@ def a_rule_that_hangs_on_one(results):
     "longer than the limit: it is named, the fit goes on to its end, and the next one is ended by all"
     assert {r['steps'] for r in results} == {8} and all(r['seconds'] < 1.5 + 5 for r in results)
     assert sum((r['warned'] for r in results), []) == [
-        f"StopOnTrouble does not end this fit: rank {len(results) - 1} did not answer, and the ranks end together or not at all"]
+        f"StopOnTrouble does not end this fit: rank {len(results) - 1} did not answer, "
+        "and the ranks end together or not at all"]
     assert all(r['again']['steps'] == 2 and 'ended after 2 steps' in r['again']['warned'][0] for r in results)
 
 def stop_on_one(results):
@@ -376,8 +377,8 @@ def test_four_processes_and_one_is_killed(tmp_path):
         assert r['record'].ranks == (0, 1, 2)
         assert torch.equal(r['record'].summary.counts, sum(o['alone'].summary.counts for o in killed))
         assert r['seconds'] < 60
-    assert sum((r['warned'] for r in killed),
-               []) == ['activations: rank 3 did not answer within 12 s: what it recorded is missing']
+    warned = sum((r['warned'] for r in killed), [])
+    assert warned == ['activations: rank 3 did not answer within 12 s: what it recorded is missing']
 
 def test_a_rank_gone_before_the_meeting(tmp_path):
     first, = of(plain(tmp_path, 2, 'gone'), 'gone')

@@ -105,7 +105,7 @@ def test_accumulation_is_one_batch_of_the_whole_step(learner, few, settings):
     np.testing.assert_allclose(a.std[0], b.std[0], rtol=1e-5)
 
 class Odd(nn.Module):
-    "A part under checkpoint, a part called twice, a frozen part, one that doesn't run, one that returns its own parameter"
+    "Parts under checkpoint, called twice, frozen, that never run, and one that returns its own parameter"
     def __init__(self, reentrant):
         super().__init__()
         self.frozen, self.part, self.twice, self.idle, self.head = (
@@ -188,7 +188,7 @@ def test_calls_are_told_apart(learner, settings):
     assert (two.max.max(1) == one.max[:, 0]).all() and (two.std[:, 0] != two.std[:, 1]).all()
 
 class Penalty(Callback):
-    "The loss and a penalty on the input's gradient, added at `where`; and what arrives in the loss's own backward pass, by `autograd.grad`"
+    "The loss and a penalty on the input's gradient, added at `where`; what arrives in the loss's own pass, by autograd"
     order, weight = 1, 3.
     def __init__(self, where, names, penalised=True):
         self.where, self.names, self.penalised, self.kept = where, names, penalised, []

@@ -88,4 +88,4 @@ def test_what_is_shown_must_be_there(learner):
     with pytest.raises(ValueError, match='budget=0 must be a share'): LiveStats(budget=0)
 
 def test_layers_are_spread_over_the_depth():
-    assert plots_spread(100, 3) == [0, 50, 99] and spread(2, 6) == [0, 1]
+    assert spread(100, 3) == [0, 50, 99] and spread(2, 6) == [0, 1]

@@ -152,14 +152,17 @@ class Full(Callback):
     def before_epoch(self):
         if self.epoch == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=0, device=torch.device('cpu'))
-learn = Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=sys.argv[1], cbs=[
-    ActStats(), Full(), TensorBoardStats(sys.argv[1] + '/events'), SaveRecord(), LiveStats(sys.argv[1] + '/a.png', every=1, budget=1.)])
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+learn = Learner(dls, model, loss_func=MSELossFlat(), path=sys.argv[1], cbs=[
+    ActStats(), Full(), TensorBoardStats(sys.argv[1] + '/events'), SaveRecord(),
+    LiveStats(sys.argv[1] + '/a.png', every=1, budget=1.)])
 learn.logger = lambda *args: None
 learn.live_stats.cost = 0.
 with warnings.catch_warnings(record=True) as found:
     warnings.simplefilter('always')
     learn.fit(7)
-    print(len(learn.act_stats.record), learn.epoch, sorted(str(w.message).split()[0].rpartition('/')[2] for w in found), flush=True)
+    told = sorted(str(w.message).split()[0].rpartition('/')[2] for w in found)
+    print(len(learn.act_stats.record), learn.epoch, told, flush=True)
 """
 
 def test_training_goes_on_when_the_disk_is_full(tmp_path):

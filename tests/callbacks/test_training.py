@@ -1,4 +1,4 @@
-"""Every way that fastai trains: columns as they should be, training bit-identical with and without, nothing left on the model."""
+"""Every way that fastai trains: columns as they should be, training bit-identical with and without, nothing left."""
 import contextlib
 import copy
 import pickle
@@ -106,8 +106,8 @@ WAYS = {
     'to_fp16': (lambda l, lr: l.to_fp16().fit(1, lr), {}, BATCHES, [0]*BATCHES),
     'to_bf16': (lambda l, lr: l.to_bf16().fit(1, lr), {}, BATCHES, [0]*BATCHES),
     'autocast, bfloat16': (one, dict(cbs=[CpuAutocast]), BATCHES, [0]*BATCHES),
-    'gradient accumulation': (one, dict(cbs=[lambda: GradientAccumulation(3*64)]), 5,
-                              [0]*5),  # 4 whole steps, and the rest as far as it came
+    # 4 whole steps, and the rest as far as it came
+    'gradient accumulation': (one, dict(cbs=[lambda: GradientAccumulation(3*64)]), 5, [0]*5),
     'gradient clipping': (one, dict(cbs=[lambda: GradientClip(.1)]), BATCHES, [0]*BATCHES),
     'mixup': (one, dict(cbs=[MixUp]), BATCHES, [0]*BATCHES),
     'channels_last': (one, dict(cbs=[ChannelsLast]), BATCHES, [0]*BATCHES),
@@ -231,16 +231,18 @@ def test_compiled_anew_while_the_callback_was_away(few, record_row):
 # Endings
 
 CANCELS = (CancelBatchException, CancelTrainException, CancelEpochException, CancelValidException, CancelFitException)
-EVENTS = ('before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward before_step after_step '
-          'after_batch after_train before_validate after_validate after_epoch').split()
+OF_A_BATCH = ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step',
+              'after_step', 'after_batch')
+EVENTS = ('before_fit', 'before_epoch', 'before_train', *OF_A_BATCH, 'after_train', 'before_validate', 'after_validate',
+          'after_epoch')
+IN_VALIDATION_TOO = 'before_batch', 'after_pred', 'after_loss', 'after_batch'
 
 class Raise(Callback):
     "Raises at the n-th time that an event comes"
     def __init__(self, event, what, n=5, order=0):
         self.event, self.what, self.n, self.order, self.times = event, what, n, order, 0
     def __call__(self, name):
-        if name == self.event and (self.learn.training or name not in ('before_batch', 'after_pred', 'after_loss',
-                                                                       'after_batch')):
+        if name == self.event and (self.learn.training or name not in IN_VALIDATION_TOO):
             self.times += 1
             if self.times == self.n: raise self.what
         return super().__call__(name)
@@ -261,9 +263,9 @@ def goes_on(learn, lr):
 @pytest.mark.parametrize('order', [-50, 70], ids=['early', 'late'])
 @pytest.mark.parametrize('event', EVENTS)
 def test_cancel_exceptions_at_every_event(event, order, learner, settings, record_row):
-    inner = event in 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
-    kinds = CANCELS + ((CancelBackwardException,) if event == 'before_backward'
-                       else ()) + ((CancelStepException,) if event == 'before_step' else ())
+    inner = event in OF_A_BATCH
+    own = dict(before_backward=[CancelBackwardException], before_step=[CancelStepException])
+    kinds = [*CANCELS, *own.get(event, ())]
     for kind in kinds:
         learn = learner(ActStats())
         learn.add_cb(Raise(event, kind(), 5 if inner else 1, order))
@@ -307,7 +309,7 @@ def failing(where, error):
 def test_errors_anywhere(where, error, learner, settings, record_row):
     learn = learner(ActStats(), **failing(where, error))
     if where in EVENTS:
-        inner = EVENTS.index('before_batch') <= EVENTS.index(where) <= EVENTS.index('after_batch')
+        inner = where in OF_A_BATCH
         learn.add_cb(Raise(where, error, 6 if inner else 1, order=70))
     with pytest.raises(type(error)): learn.fit(1, settings.lr)
     rec = learn.act_stats.record
@@ -328,7 +330,8 @@ set_seed(1)
 learn = Learner(digits(), reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=[ActStats(), Ready()])
 with learn.no_bar(), learn.no_logging():
     try: learn.fit(1, 1e-3)
-    except KeyboardInterrupt: print('interrupted', len(learn.act_stats.record), hooks_on(learn.model), 'all_batches' in vars(learn))
+    except KeyboardInterrupt:
+        print('interrupted', len(learn.act_stats.record), hooks_on(learn.model), 'all_batches' in vars(learn))
     learn.remove_cb(Ready)
     learn.fit(1, 1e-3)
     print('then', len(learn.act_stats.record), hooks_on(learn.model))

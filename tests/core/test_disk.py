@@ -120,7 +120,8 @@ def run(code, *args, **kwargs):
                             stdout=subprocess.PIPE, text=True, **kwargs)
 
 def test_what_another_process_is_writing_is_not_swept(tmp_path):
-    code = "import sys; from fastai_actstats.core.disk import atomic\nwith atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()"
+    code = ("import sys; from fastai_actstats.core.disk import atomic\n"
+            "with atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()")
     path = tmp_path/'a'
     writers = [run(code, path) for _ in range(2)]
     for w in writers: w.stdout.readline()
@@ -179,7 +180,9 @@ def saver(kind, path):
     "What saves once when it is called, with little to do beside"
     if kind in ('record', 'sample'): return lambda: made()[kind].save(path)
     if kind == 'numbered': return numbered(path).__next__
-    if kind == 'live': return lambda cb=LiveStats(path): cb.show(made()[kind])
+    if kind == 'live':
+        live = LiveStats(path)
+        return lambda: live.show(made()[kind])
     return lambda: save_feature_maps(made()['model'], made()['x'], os.path.dirname(path), per_page=1, progress=False)
 
 class Server:
@@ -272,8 +275,9 @@ def test_samples_of_all_kinds_come_back(tmp_path):
             np.testing.assert_array_equal(getattr(back, name), getattr(s, name))
         for n in s.layers: np.testing.assert_array_equal(back.acts[n], s.acts[n])
     meta = np.array('{"kind": "fastai_actstats.Sample", "version": 1, "layers": ["0"], "info": {}}')
+    # of the version before
     np.savez_compressed(path, meta=meta, act0=np.asfortranarray(np.arange(6.).reshape(3, 2)), index=np.arange(3),
-                        epoch=np.arange(3))  # of the version before
+                        epoch=np.arange(3))
     np.testing.assert_array_equal(Sample.load(path).acts['0'], np.arange(6.).reshape(3, 2))
 
 def test_a_thousand_mutated_samples_are_whole_or_refused(tmp_path):

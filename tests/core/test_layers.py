@@ -1,4 +1,4 @@
-"""Which layers and parameters there are, by which names, and what never ran: on real models, against plain hooks and direct reads."""
+"""Which layers and parameters there are, by which names, and what never ran: real models, against plain hooks."""
 import math
 import warnings
 from functools import partial
@@ -38,8 +38,8 @@ class Block(nn.Module):
     "Causal self-attention and a feed-forward part that calls `F.gelu`"
     def __init__(self, d):
         super().__init__()
-        self.norm, self.qkv, self.mask, self.proj, self.up, self.down = nn.LayerNorm(d), nn.Linear(
-            d, 3*d), Mask(), nn.Linear(d, d), nn.Linear(d, 2*d), nn.Linear(2*d, d)
+        self.norm, self.qkv, self.mask, self.proj = nn.LayerNorm(d), nn.Linear(d, 3*d), Mask(), nn.Linear(d, d)
+        self.up, self.down = nn.Linear(d, 2*d), nn.Linear(2*d, d)
     def forward(self, x):
         q, k, v = self.qkv(self.norm(x)).chunk(3, -1)
         x = x + self.proj(self.mask(q@k.mT/q.shape[-1]**.5).softmax(-1)@v)
@@ -61,8 +61,8 @@ class Lora(nn.Module):
     def __init__(self, module, rank=2):
         super().__init__()
         self.module = module.requires_grad_(False)
-        self.A, self.B = nn.Parameter(torch.randn(rank, module.in_features)/9), nn.Parameter(
-            torch.zeros(module.out_features, rank))
+        self.A = nn.Parameter(torch.randn(rank, module.in_features)/9)
+        self.B = nn.Parameter(torch.zeros(module.out_features, rank))
     def forward(self, x): return self.module(x) + x@self.A.T@self.B.T
 
 class Scale(nn.Module):
@@ -308,8 +308,9 @@ class Net(nn.Module):
         for n in ('w', 'w grad', 'w update', 'w weights', 'w gradients'):
             self.register_parameter(n, nn.Parameter(torch.full((5,), 1 + len(n)/9)))
     def forward(self, x):
-        return self.Net(x)*self.w*getattr(self, 'w grad')*getattr(self, 'w update')*getattr(self, 'w weights')*getattr(
-            self, 'w gradients')
+        x = self.Net(x)*self.w
+        for n in ('w grad', 'w update', 'w weights', 'w gradients'): x = x*getattr(self, n)
+        return x
 
 def test_names_of_parameters_do_not_meet():
     weights = Weights()
@@ -347,8 +348,8 @@ def test_a_module_named_like_a_second_call(watcher):
     ours = watcher(['a', 'a:2'], **({'calls': 2} if watcher is ActStats else {}))
     quiet(Learner(vectors(), Twice(), loss_func=CrossEntropyLossFlat(), cbs=ours)).fit(1, 1e-3)
     rec = ours.record
-    counts = dict(zip(rec.layers, rec.count[0])) if watcher is ActStats else {n: int(8*rec.seen[n][0]/2)
-                                                                              for n in rec.layers}
+    if watcher is ActStats: counts = dict(zip(rec.layers, rec.count[0]))
+    else: counts = {n: int(8*rec.seen[n][0]/2) for n in rec.layers}
     assert counts == {'a': 64, 'a::2': 64, 'a:2': 16}
 
 def test_long_names(tmp_path):
@@ -382,8 +383,8 @@ def test_what_took_no_part_is_told_from_what_was_used_in_another_way():
     class Model(nn.Module):
         def __init__(self):
             super().__init__()
-            self.used, self.lost, self.frozen, self.head = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(
-                8, 8), nn.Linear(8, 5)
+            self.used, self.lost, self.frozen = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+            self.head = nn.Linear(8, 5)
             self.frozen.requires_grad_(False)
         def forward(self, x): return self.head(F.linear(x, self.used.weight@self.frozen.weight))
     ours = ActStats()

@@ -56,8 +56,8 @@ def test_parts_of_a_step_share_its_column(capacity, parts, when_full):
     for row, c in zip(rows, columns): assert row[0, 0] == sum(parts[c['first']:c['last'] + 1])
 
 def test_memory_does_not_grow(blocks):
-    assert filled(blocks, 10, capacity=64).nbytes == filled(blocks, 1000, capacity=64).nbytes == (64 + WAITING)*2*width(
-        BINS)*8 + 64*Ring().columns.itemsize
+    size = (64 + WAITING)*2*width(BINS)*8 + 64*Ring().columns.itemsize
+    assert filled(blocks, 10, capacity=64).nbytes == filled(blocks, 1000, capacity=64).nbytes == size
 
 def test_reading_in_between_changes_nothing(blocks):
     quiet, read = (Ring(4, 2, BINS) for _ in range(2))

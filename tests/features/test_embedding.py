@@ -119,7 +119,7 @@ def test_a_fit_that_ends_early_leaves_nothing(learner, error):
     except (KeyboardInterrupt, ZeroDivisionError): pass
     assert not hooks_on(learn.model) and 'all_batches' not in learn.__dict__ and learn.act_sample.reservoir is None
     if not learn.act_sample.samples:
-        with pytest.raises(ValueError, match='nothing is sampled'): learn.act_sample.sample
+        with pytest.raises(ValueError, match='nothing is sampled'): _ = learn.act_sample.sample
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Fail)))
     learn.fit(1, 0.05)
     assert len(learn.act_sample.sample) == 10
@@ -204,10 +204,10 @@ def test_other_files_are_refused(sample, tmp_path):
     sample.save(path)
     whole = path.read_bytes()
     def arrays(**kw): np.savez(path, **(dict(np.load(path)) | kw))
-    for spoil in [lambda: path.write_bytes(whole[:len(whole)//2]), lambda: path.write_bytes(b'text'), lambda: np.savez(path, x=1),
-                  lambda: arrays(target=np.array([{}, []],
-                                                 object)), lambda: arrays(meta='{"kind": "other", "version": 1}'),
-                  lambda: arrays(index=np.arange(3)), lambda: arrays(act0=np.zeros(80))]:
+    for spoil in [lambda: path.write_bytes(whole[:len(whole)//2]), lambda: path.write_bytes(b'text'),
+                  lambda: np.savez(path, x=1), lambda: arrays(target=np.array([{}, []], object)),
+                  lambda: arrays(meta='{"kind": "other", "version": 1}'), lambda: arrays(index=np.arange(3)),
+                  lambda: arrays(act0=np.zeros(80))]:
         path.write_bytes(whole)
         spoil()
         with pytest.raises(ValueError, match='is not a saved Sample') as e: Sample.load(path)

@@ -69,7 +69,7 @@ def test_one_layer_is_held_at_a_time():
         assert sum(o() is not None for o in outputs) <= 1
         kept.append(one)
     assert sum(o() is not None for o in outputs) == 0
-    with pytest.raises(RuntimeError, match="maps of layer '0' were freed"): kept[0].maps
+    with pytest.raises(RuntimeError, match="maps of layer '0' were freed"): _ = kept[0].maps
 
 def test_only_what_lies_before_the_layer_runs():
     model, ran = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4))), []

@@ -1,4 +1,4 @@
-"""The gate in front of the kernels: any tensor's values are read rightly or refused, and a kernel that cannot work loses nothing."""
+"""The gate before the kernels: any tensor is read rightly or refused, and a kernel that cannot work loses nothing."""
 import os
 import subprocess
 import sys
@@ -157,7 +157,8 @@ class Wrapped(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, f, types, args=(), kwargs=None):
         inner = lambda x: x.inner if isinstance(x, Wrapped) else x
-        return tree_map(lambda x: Wrapped(x) if isinstance(x, torch.Tensor) else x, f(*tree_map(inner, args), **tree_map(inner, kwargs or {})))
+        out = f(*tree_map(inner, args), **tree_map(inner, kwargs or {}))
+        return tree_map(lambda x: Wrapped(x) if isinstance(x, torch.Tensor) else x, out)
 
 class Gives(nn.Module):
     def __init__(self, f): super().__init__(); self.f = f
@@ -170,7 +171,8 @@ class Aside(nn.Module):
 
 def fit(model, *cbs):
     items = [(torch.randn(5, generator=g), i % 2) for g in [torch.Generator().manual_seed(0)] for i in range(16)]
-    learn = Learner(DataLoaders.from_dsets(items, items, bs=8, device='cpu', num_workers=0), model, loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    dls = DataLoaders.from_dsets(items, items, bs=8, device='cpu', num_workers=0)
+    learn = Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cbs)
     for dl in learn.dls: dl.rng.seed(0)  # the order of batches
     learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
     learn.logger = print
@@ -186,19 +188,22 @@ CRASHES = dict(
         learn, seen = fit(nn.Sequential(nn.Linear(5, 4), Aside(keep), nn.Linear(4, 2)), ActStats('1.child'))
         rec = learn.act_stats.record
         assert not seen and rec.count.tolist() == [[32], [32]], (seen, rec.count)
-        assert all(abs(m - a.mean()) < 1e-6 and abs(s - a.std()) < 1e-6 for m, s, a in zip(rec.mean[:, 0], rec.std[:, 0], acts))""",
+        for m, s, a in zip(rec.mean[:, 0], rec.std[:, 0], acts):
+            assert abs(m - a.mean()) < 1e-6 and abs(s - a.std()) < 1e-6""",
     wrapper_that_refuses="""
         class Refuses(Wrapped):
             @classmethod
             def __torch_dispatch__(cls, f, types, args=(), kwargs=None):
                 if f is torch.ops.aten.detach.default: return args[0]
                 raise NotImplementedError(f"no {f}")
-        learn, seen = fit(nn.Sequential(nn.Linear(5, 4), Aside(lambda x: Refuses(x.detach())), nn.Linear(4, 2)), ActStats(['1.child', '2']))
+        model = nn.Sequential(nn.Linear(5, 4), Aside(lambda x: Refuses(x.detach())), nn.Linear(4, 2))
+        learn, seen = fit(model, ActStats(['1.child', '2']))
         rec = learn.act_stats.record
         assert len(seen) == 1 and "'1.child'" in seen[0] and 'a Refuses' in seen[0], seen
         assert rec['2'].count.tolist() == [[16], [16]]""",
     zeros_that_are_nowhere="""
-        learn, seen = fit(nn.Sequential(nn.Linear(5, 4), Aside(lambda x: torch._efficientzerotensor(x.shape)), nn.Linear(4, 2)), ActStats('1.child'))
+        model = nn.Sequential(nn.Linear(5, 4), Aside(lambda x: torch._efficientzerotensor(x.shape)), nn.Linear(4, 2))
+        learn, seen = fit(model, ActStats('1.child'))
         rec = learn.act_stats.record
         assert not seen and rec.count.tolist() == [[32], [32]] and (rec.mean == 0).all() and (rec.max == 0).all()""",
     freed_memory="""
@@ -260,7 +265,7 @@ def run(code, **env):
 
 @pytest.fixture(scope='module')
 def fates(tmp_path_factory):
-    "Name → how the process that tried it ended, and what it said; all are forked from one, which has imported what they need"
+    "Name → how the process that tried it ended, and what it said; all are forked from one, which has imported all"
     folder = tmp_path_factory.mktemp('crashes')
     codes = {name: textwrap.dedent(code) for name, code in CRASHES.items()}
     out = run(HEAD + f"CRASHES, FOLDER = {codes!r}, {str(folder)!r}" + FORK)
@@ -400,7 +405,8 @@ from fastai_actstats.core.summary import Summary
 with warnings.catch_warnings(record=True) as seen:
     warnings.simplefilter('always')
     for _ in range(3): assert Summary.of(torch.arange(5.)).mean == 2
-assert len(seen) == 1 and "the 'cpu' kernel does not work here (AttributeError: llvmlite is too old)" in str(seen[0].message), seen
+assert len(seen) == 1, seen
+assert "the 'cpu' kernel does not work here (AttributeError: llvmlite is too old)" in str(seen[0].message), seen
 try: Summary.of(torch.ones(5), kernel='cpu')
 except RuntimeError as e: assert "kernel='cpu' does not work here: AttributeError: llvmlite is too old" in str(e), e
 else: assert False

@@ -1,4 +1,4 @@
-"""The kernels beside forked worker processes, in two threads, and after a fork; those for CUDA compiled where there is no GPU."""
+"""The kernels beside forked workers, in two threads, after a fork; those for CUDA compiled where there is no GPU."""
 import os
 import subprocess
 import sys
@@ -93,13 +93,15 @@ for architecture in (80, 90):
             loads = made.asm['ptx'].count('ld.global.v4.b32')  # in the loop and in the careful one
             assert loads == 2*rows, f"{dtype}, {architecture}: {loads} reads of 16 bytes a thread, not 2 times {rows}"
             names, registers, _ = loop(made.asm['cubin'])
-            assert names.count('BAR') == 3 and registers*32*cuda.WARPS*cuda.WAVES <= 65536, f"{dtype}, {architecture}: {names}, {registers} registers"
+            said = f"{dtype}, {architecture}: {names}, {registers} registers"
+            assert names.count('BAR') == 3 and registers*32*cuda.WARPS*cuda.WAVES <= 65536, said
     types = dict(row='*fp64', part='*fp64', size='i32', programs='i32', n='i32', MOST='constexpr')
-    assert triton.compile(ASTSource(cuda._combine, types, dict(MOST=1024)), target=GPUTarget('cuda', architecture, 32)).asm['cubin']
+    source = ASTSource(cuda._combine, types, dict(MOST=1024))
+    assert triton.compile(source, target=GPUTarget('cuda', architecture, 32)).asm['cubin']
 """
 
 def test_the_cuda_kernels_compile_for_real_gpus():
-    "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and room for all programs at once"
+    "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and space for all programs"
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], cwd=ROOT, timeout=300, env=env,
                           capture_output=True, text=True)

@@ -1,6 +1,7 @@
-"""Pictures do not change unseen: each is compared with one that was looked at, and what is drawn with what was recorded.
+"""Pictures do not change unseen: each is compared with one that was looked at, and what is drawn with the record.
 
-After a change that is wanted: `ACTSTATS_BASELINE=1 pytest tests/test_pictures.py`, and look at `tests/baseline/`."""
+After a change that is wanted: `ACTSTATS_BASELINE=1 pytest tests/plots/test_pictures.py`, and look at
+`tests/plots/baseline/`."""
 import os
 import re
 from pathlib import Path
@@ -20,7 +21,9 @@ from fastai_actstats.plots import distributions as pictures
 
 BASELINE = Path(__file__).parent/'baseline'
 
-def run(layers=('0.0', '0.2', '1.0'), steps=60, bins=Bins(40, -6, 6), grows=1., epoch=15, capacity=2000, n=300):
+BINS = Bins(40, -6, 6)
+
+def run(layers=('0.0', '0.2', '1.0'), steps=60, bins=BINS, grows=1., epoch=15, capacity=2000, n=300):
     ring, rng = Ring(capacity, len(layers), bins), np.random.default_rng(0)
     for step in range(steps):
         x = rng.normal(size=(len(layers), n))*(1 + grows*step/steps*np.arange(len(layers))[:, None])
