@@ -26,7 +26,7 @@ class Reservoir:
             raise ValueError(f"n={n!r} must be a whole number of items, 1 or more")
         self.n, self.seen = int(n), 0
         self.generator = torch.Generator().manual_seed(seed)
-        self.keys = torch.empty(0, dtype=torch.float64)  # random numbers of the items kept: the `n` smallest that were drawn
+        self.keys = torch.empty(0, dtype=torch.float64)  # of the items kept: the `n` smallest that were drawn
         self.items = torch.empty(0, dtype=torch.int64)  # where these stand in the stream
         self.size = 0  # items in the batch that is here
         self.rows = self.slots = self.items  # which of these go where

@@ -61,13 +61,13 @@ class Summary:
         return Summary(merge(self.rows, dim if dim >= 0 else dim - 1), self.bins)
 
     def joined(self,
-        starts:np.ndarray # Ascending indices of the first dimension with which runs of neighbours begin; the first is 0
+        starts:np.ndarray # Ascending indices with which runs of neighbours begin; the first is 0
     ) -> Summary:
-        "Each run of neighbours merged to one"
+        "Neighbours along the first dimension merged, each run of them to one"
         ends = np.append(starts[1:], len(self.rows))
         longest = int((ends - starts).max())
         index = torch.from_numpy(starts[:, None] + np.arange(longest))
-        index = torch.where(index < torch.from_numpy(ends)[:, None], index, len(self.rows))  # one past the end: no values
+        index = torch.where(index < torch.from_numpy(ends)[:, None], index, len(self.rows))  # past the end: none
         padded = torch.cat([self.rows, empty(1, *self.shape[1:], bins=self.bins)])
         parts = index.split(max(1, 1024//longest))  # so that it takes no more memory than a part of the rows
         return Summary(torch.cat([merge(padded[part], 1) for part in parts]), self.bins)
@@ -131,4 +131,5 @@ class Summary:
     def __repr__(self):
         if self.shape: return f"Summary of {tuple(self.shape)} sets of values, {self.bins}"
         return (f"Summary of {int(self.count):,} values: mean {self.mean:.4g}, std {self.std:.4g}, "
-                f"from {self.min:.4g} to {self.max:.4g}, near zero {self.near_zero:.1%}, non-finite {int(self.nonfinite)}")
+                f"from {self.min:.4g} to {self.max:.4g}, near zero {self.near_zero:.1%}, "
+                f"non-finite {int(self.nonfinite)}")
