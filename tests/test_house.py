@@ -15,7 +15,7 @@ LIBRARIES = {'fastai': ('callbacks', 'features', 'demo', 'cli'),
              'torch.distributed': ('callbacks/distributed',), 'triton': ('kernels',), 'numba': ('kernels',)}
 PRIVATE = 'callbacks/compat'  # where private names of torch and fastai stand
 HOT = {'kernels/dispatch': {'torch._C.DisableTorchFunctionSubclass'},  # a call less for each tensor
-       'kernels/cpu': {'torch._C.__file__'}}  # the library through which torch's own OpenMP is found: no public name has it
+       'kernels/cpu': {'torch._C.__file__'}}  # its own OpenMP is found through it: no public name
 # protocols of Python and IPython
 OURS = {'_repr_html_', '_fields', '_fields_', '_replace', '_asdict', '_all_', '_make'}
 
@@ -84,7 +84,7 @@ def broken(root):
                 said.append(f"{at} takes {name} of another module")
             if parts[0] in ('torch', 'fastai') and any(map(hidden, parts)): taken.append((name, at))
         private = set(own(tree)) | OURS
-        inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}  # a part of a longer name
+        inner = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}  # of a longer name
         for node in ast.walk(tree):
             if not isinstance(node, ast.Attribute): continue
             whole, at = chain(node, names), f'{place}:{node.lineno}'

@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..kernels.bins import MOST_BINS, Bins
-from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
 from .arguments import check_notes
 from .columns import BEGINS, COLUMN, ENDS
 from .disk import atomic, need, open_arrays, read_array, write_arrays
+from ..kernels.bins import MOST_BINS, Bins
+from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']

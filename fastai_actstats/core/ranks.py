@@ -21,9 +21,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..kernels.eager import empty, merge
 from .columns import COLUMN, as_columns, move, time_order
 from .record import Record
+from ..kernels.eager import empty, merge
 
 # %% auto #0
 __all__ = ['spans', 'Cell', 'grid', 'head', 'agree', 'digest', 'placed', 'as_record', 'merge_records', 'listed', 'notes',

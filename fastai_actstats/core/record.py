@@ -19,20 +19,22 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ..kernels.bins import Bins
 from . import files, tables
 from .columns import columns_between, columns_of, join
 from .layers import first_names
 from .markup import Html
 from .summary import Summary
+from ..kernels.bins import Bins
 
 # %% auto #0
-__all__ = ['STATS', 'Record']
+__all__ = ['STATS', 'Part', 'Record']
 
 # %% ../../nbs/core/07_record.ipynb #stats-names
 STATS = {'mean': 'mean', 'std': 'standard deviation', 'near_zero': 'near-zero fraction'}
 
 # %% ../../nbs/core/07_record.ipynb #record-class
+Part = slice | list | np.ndarray  # what indexes an array
+
 def _read_only(values):
     "As an array that can be handed out as often as it is asked for"
     array = values.numpy()
@@ -57,7 +59,7 @@ class Record:
     info:dict=dataclasses.field(default_factory=dict) # Layer name → dict with `type` and `shape` as far as known
     ranks:tuple=() # Where several processes trained: those whose values these are
     notes:object=None # The user's own, of anything that JSON holds
-    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; once saved, `date`, `versions`
+    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`
     summary:Summary=dataclasses.field(init=False) # [T, L], of the rows
 
     def __post_init__(self):
@@ -121,7 +123,7 @@ class Record:
 
     # parts of it
     def part(self,
-        columns=slice(None), layers=slice(None) # Indices, masks or slices
+        columns:Part=slice(None), layers:Part=slice(None) # Indices, masks or slices
     ) -> Record:
         "These columns of these layers"
         names = np.array(self.layers, object)[layers].tolist()

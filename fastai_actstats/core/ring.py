@@ -12,9 +12,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from .columns import COLUMN, extend, join, new_column
 from ..kernels.bins import Bins
 from ..kernels.eager import empty, merge
-from .columns import COLUMN, extend, join, new_column
 
 # %% auto #0
 __all__ = ['WHEN_FULL', 'WAITING', 'Ring']

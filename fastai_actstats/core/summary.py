@@ -33,7 +33,7 @@ class Summary:
         self.rows, self.bins = rows, bins
 
     @classmethod
-    def empty(cls, *shape:int, bins:Bins=Bins(), device='cpu') -> Summary:
+    def empty(cls, *shape:int, bins:Bins=Bins(), device:torch.device|str='cpu') -> Summary:
         "Summaries of no values"
         return cls(empty(*shape, bins=bins, device=device), bins)
 

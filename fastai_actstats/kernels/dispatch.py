@@ -140,7 +140,8 @@ def give_up(
     _given_up.add(name)
     _chosen.clear()
     warnings.warn(f"the {name!r} kernel does not work here ({_cause(cause)}); torch's own operations give the "
-                  "same numbers instead, several times slower: kernel='eager' asks for them without this warning", stacklevel=2)
+                  "same numbers instead, several times slower: kernel='eager' asks for them without this warning",
+                  stacklevel=2)
 
 def _of_device(kind):
     "The name of the kernel for a type of device"
