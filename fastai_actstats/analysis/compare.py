@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .align import as_record, common_bins, common_steps, match_layers, rebin
+from ..core.layers import first_names
 from ..core.record import STATS, Record
 
 # %% auto #0
@@ -117,13 +118,13 @@ class Comparison:
         rows, since = [], self.since()
         ends = {run: _ends(rec) for run, rec in self.runs.items()}
         for run, rec in self.whole.items():
-            far, parts = {}, _ends(rec)
+            far, parts, types = {}, _ends(rec), rec.types
             if run != self.first: far = {when: distance(ends[self.first][when], ends[run][when])[0] for when in parts}
             jumps = pd.DataFrame(np.log(rec.std + 1e-12)).diff().abs().max()
             for i, layer in enumerate(rec.layers):
                 at = self.names[run].index(layer) if layer in self.names[run] else None
                 matched = bool(far) and at is not None
-                row = {'run': run, 'layer': layer, 'type': rec.info.get(layer, {}).get('type', '')}
+                row = {'run': run, 'layer': layer, 'type': types[layer]}
                 for stat in STATS: row |= {f'{stat} {when}': getattr(part, stat)[0, i] for when, part in parts.items()}
                 row['std jumps'] = jumps[i]
                 row |= {f'distance {when}': far[when][at] if matched else np.nan for when in parts}
@@ -138,7 +139,7 @@ class Comparison:
         for run, rec in self.runs.items():
             size = f"{len(self.whole[run].layers)} layers, {len(rec)} columns"
             lines.append(f"  {run}: {size}, steps {rec.steps.min()} to {rec.steps.max()}")
-        return '\n'.join([*lines, f"layers: {self.runs[self.first]._names()}"])
+        return '\n'.join([*lines, f"layers: {first_names(self.layers)}"])
 
 def compare(
     runs:dict|None=None, /, # Name → run, for names that are no Python names

@@ -17,7 +17,7 @@ import torch
 from matplotlib.colors import ListedColormap, Normalize
 from torch import nn
 
-from ..core.layers import WRAPPERS, choose
+from ..core.layers import WRAPPERS, choose, first_names
 from ..core.record import Record
 from .inputs import CONVOLUTIONS, model_of
 from .pictures import GAP, SCALES, mosaic, palette, pitch, zoom_for
@@ -33,8 +33,7 @@ def _convolution(learn, layer):
     convs = choose(model, CONVOLUTIONS + TRANSPOSED)
     found = {n: m for n, m in choose(model, layer if layer is not None else next(iter(convs))).items() if n in convs}
     if len(found) != 1:
-        names = ', '.join([*convs][:12])
-        raise ValueError(f"layer={layer!r} must be one convolution, it is {len(found)} of these: {names}")
+        raise ValueError(f"layer={layer!r} must be one convolution, it is {len(found)} of these: {first_names(convs)}")
     return next(iter(found.items()))
 
 def filter_weights(
@@ -63,7 +62,7 @@ def _saved(weights, name):
     found = {plain(k): v for k, v in weights.items()} | weights
     for key in (f'{name}.weight', plain(f'{name}.weight')):
         if key in found: return found[key]
-    raise ValueError(f"the saved weights have no {name}.weight: there is {', '.join([*weights][:8])}")
+    raise ValueError(f"the saved weights have no {name}.weight: there is {first_names(weights, 8)}")
 
 def show_filters(
     learn, # `Learner` or model

@@ -36,8 +36,7 @@ def drawable(
 ) -> Record:
     "What is drawn: training columns where there are some, neighbours merged until they can be seen"
     check_drawable(rec)
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
-    return rec.merged(most)
+    return rec.main_phase.merged(most)
 
 def spread(
     n:int, # How many there are
@@ -87,8 +86,8 @@ def marks_label(rec):
 
 def layer_title(rec, i):
     "Name and type of a layer"
-    of_type = rec.info.get(rec.layers[i], {}).get('type', '')
-    return f'{rec.layers[i]}  {of_type}'.strip()
+    name = rec.layers[i]
+    return f'{name}  {rec.types[name]}'.strip()
 
 # %% ../../nbs/plots/01_axes.ipynb #panels
 def figure_for(ax, figsize):

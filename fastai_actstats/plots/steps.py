@@ -17,6 +17,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import PercentFormatter
 
 from ..analysis.troubles import update_ratio
+from ..core.layers import first_names
 from ..core.record import STATS, Record
 from fastai_actstats.plots.axes import (
     CMAP,
@@ -107,7 +108,7 @@ def color_dim(
     rec = drawable(self.between(*steps) if steps else self)
     n, label = len(rec.layers), 'log(1 + count)' if log else 'count'
     if ax is not None:
-        if n > 1: raise ValueError(f"ax= takes one layer, the record has {n}: {rec._names()}")
+        if n > 1: raise ValueError(f"ax= takes one layer, the record has {n}: {first_names(rec.layers)}")
         mesh = draw_color_dim(ax, rec, log, cmap, mean=mean)
         ax.figure.colorbar(mesh, ax=ax, label=label)
         ax.set(title=layer_title(rec, 0), xlabel=step_label(rec), ylabel=rec.what[:-1])
