@@ -4,6 +4,7 @@ Modules:
 
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
+- `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
@@ -18,20 +19,31 @@ Modules:
 - `fastai_actstats.callbacks.visitor`: A callback that may come, go and change its learner at any time
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
+- `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
+- `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
+- `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
 - `fastai_actstats.core.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
+- `fastai_actstats.core.layers`: Choosing layers of a model by name, type or predicate, and picking the tensor out of what a layer returns
 - `fastai_actstats.core.markup`: HTML in which every name, note and number is text
 - `fastai_actstats.core.ranks`: The records of processes that trained together: one time line, one record
+- `fastai_actstats.core.record`: What was recorded: arrays over columns and layers, on the host
+- `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
+- `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
+- `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards
 - `fastai_actstats.features.filters`: The kernels of a convolution, before and after training
+- `fastai_actstats.features.inputs`: From what a user has at hand to what the model takes
+- `fastai_actstats.features.maps`: The table of a model's layers, and their maps, one layer at a time
+- `fastai_actstats.features.pages`: Every map of a network on disk, with a page to open in a browser
 - `fastai_actstats.features.pictures`: Pictures of feature maps
-- `fastai_actstats.features.run`: Running a trained model once, on an input of any kind, and leaving no trace of it
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
-- `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens when that cannot
+- `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens if that fails
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
-- `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side"""
+- `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
 
 __version__ = "0.0.1"

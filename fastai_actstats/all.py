@@ -36,6 +36,7 @@ from .callbacks.sample import ActSample
 from .callbacks.save import SaveRecord
 from .analysis.channels import UnitRecord
 from .callbacks.weights import WeightStats
+from .plots import comparison  # noqa: F401, gives comparisons their pictures
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report', 'Sample',
          'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats', 'choose', 'compare',

@@ -13,6 +13,7 @@ import os
 import numpy as np
 import torch
 
+from ..core.layers import first_names
 from ..core.record import Record
 from ..kernels.bins import Bins
 from ..kernels.eager import COUNTS, MEAN, NEAR_ZERO
@@ -31,7 +32,7 @@ def as_record(
     if not isinstance(rec, Record):
         raise TypeError(f"{type(run).__name__} is no run: give a Record, a callback that records, a learner with ActStats, or a file")
     if not len(rec) or not rec.layers: raise ValueError(f"nothing to compare: {rec!r}")
-    return rec if rec.columns['valid'].all() else rec.train
+    return rec.main_phase
 
 # %% ../../nbs/analysis/07_align.ipynb #match-layers
 def _kind(rec, name):
@@ -81,7 +82,7 @@ def match_layers(
         res = {first: [runs[first].layers[i] for i in common]}
         for run, p in zip(others, pairs): res[run] = [runs[run].layers[p[i]] for i in common]
     if not res[first]:
-        have = '; '.join(f"{run}: {rec._names()}" for run, rec in runs.items())
+        have = '; '.join(f"{run}: {first_names(rec.layers)}" for run, rec in runs.items())
         raise ValueError(f"the runs have none of the recorded layers in common, so say with layers= which answer each other ({have})")
     return res
 
@@ -137,5 +138,5 @@ def common_steps(
     parts = []
     for rec, b in zip(recs, bounds):
         at = np.searchsorted(b, edges)
-        parts.append(rec._part(slice(at[0], at[-1])).joined(at[:-1] - at[0]))
+        parts.append(rec.part(slice(at[0], at[-1])).joined(at[:-1] - at[0]))
     return edges, parts

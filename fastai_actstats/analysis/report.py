@@ -70,7 +70,7 @@ class Report:
 def _in_order(rec):
     "Training columns where there are some, layers in the order in which they ran first"
     if not isinstance(rec, Record): return rec
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
+    rec = rec.main_phase
     place = [rec.info.get(n, {}).get('order', i) for i, n in enumerate(rec.layers)]
     return rec[np.argsort(place, kind='stable').tolist()] if rec.layers else rec
 

@@ -70,7 +70,7 @@ def thresholds() -> pd.DataFrame: # One row a parameter
 SQUASHERS = {'Tanh', 'Sigmoid'}
 
 def kind(rec:Record, i:int) -> str: # Class name of layer `i`, '' if not known
-    return rec.info.get(rec.layers[i], {}).get('type', '')
+    return rec.types[rec.layers[i]]
 
 def after(rec:Record, i:int) -> str|None: # Class name of the module that takes its output, `None` if not known
     return rec.info.get(rec.layers[i], {}).get('then')

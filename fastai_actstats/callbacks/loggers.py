@@ -92,7 +92,7 @@ class StatsLogger(Visitor):
             new = np.flatnonzero(part.columns['last'] > self.logged.get(tag, -1))
             if not len(new): continue
             self.logged[tag] = int(part.columns['last'][-1])
-            if isinstance(rec, Record): self._log_record(tag, part._part(new))
+            if isinstance(rec, Record): self._log_record(tag, part.part(new))
             else: self._log_units(tag, part, new)
 
     def _log_record(self, tag, part):

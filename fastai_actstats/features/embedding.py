@@ -13,13 +13,13 @@ from collections.abc import Mapping
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
+from fastcore.basics import patch
 from matplotlib.patches import Patch
 
 from ..core.samples import Sample
 
 # %% auto #0
-__all__ = ['COLORS', 'METHODS', 'NAMES', 'labels', 'Embedding', 'embed', 'heatmap']
+__all__ = ['COLORS', 'METHODS', 'NAMES', 'labels', 'Embedding', 'embed']
 
 # %% ../../nbs/features/07_embedding.ipynb #labels-code
 COLORS = 'target', 'prediction'
@@ -35,13 +35,14 @@ def labels(
     values = np.asarray(values).reshape(len(values), -1)
     if values.shape[1] != 1: return None
     values = values[:, 0]
-    named = vocab and np.issubdtype(values.dtype, np.integer) and len(values) and 0 <= values.min() and values.max() < len(vocab)
-    return np.array(vocab)[values] if named else values
+    if not vocab or not len(values) or not np.issubdtype(values.dtype, np.integer): return values
+    return np.array(vocab)[values] if 0 <= values.min() and values.max() < len(vocab) else values
 
 def _classes(values):
     "Class → colour, in order; None if the values are a scale"
     found = np.unique(values)
     if len(found) > 20: return None
+    import seaborn as sns
     return dict(zip(found.tolist(), sns.color_palette('tab10' if len(found) <= 10 else 'tab20', len(found))))
 
 def _patches(classes): return [Patch(color=c, label=k) for k, c in classes.items()]
@@ -64,11 +65,13 @@ class Embedding:
         figsize:tuple[float, float]|None=None # Inches
     ) -> plt.Figure:
         "One panel for each sample or epoch, on the same axes"
+        import seaborn as sns
         if color not in COLORS: raise ValueError(f"color={color!r} must be one of {COLORS}")
         whens, values = self.df['when'].unique(), self.df[color]
         classes = None if values.isna().all() else _classes(values.to_numpy())
         figsize = figsize or (3.9*len(whens) + 1.4, 4.2)
-        fig, axs = plt.subplots(1, len(whens), figsize=figsize, squeeze=False, sharex=True, sharey=True, layout='constrained')
+        one_row = dict(squeeze=False, sharex=True, sharey=True, layout='constrained')
+        fig, axs = plt.subplots(1, len(whens), figsize=figsize, **one_row)
         style = dict(x='x', y='y', s=14, linewidth=0, alpha=.8, legend=False)
         if classes: style |= dict(hue=color, hue_order=list(classes), palette=classes)
         elif not values.isna().all(): style |= dict(hue=color, palette='viridis', hue_norm=(values.min(), values.max()))
@@ -87,20 +90,25 @@ class Embedding:
         return f'{NAMES[self.method]} {i + 1}' + (f' ({share[i]:.0%} of the variance)' if share is not None else '')
 
     def __repr__(self):
-        return f"Embedding of {len(self.df)} rows of layer {self.layer} by {self.method}: {', '.join(self.df['when'].unique())}"
+        whens = ', '.join(self.df['when'].unique())
+        return f"Embedding of {len(self.df)} rows of layer {self.layer} by {self.method}: {whens}"
 
 # %% ../../nbs/features/07_embedding.ipynb #embed-code
 def _estimator(method, rows, seed, kwargs):
+    usual = dict(n_components=2, random_state=seed)
     if method == 'pca':
         from sklearn.decomposition import PCA
-        return PCA(**{'n_components': 2, 'random_state': seed, **kwargs})
+        return PCA(**usual | kwargs)
     if method == 'tsne':
         from sklearn.manifold import TSNE
-        return TSNE(**{'n_components': 2, 'random_state': seed, 'init': 'pca', 'perplexity': min(30., (rows - 1)/3), **kwargs})
+        usual |= dict(init='pca', perplexity=min(30., (rows - 1)/3))
+        return TSNE(**usual | kwargs)
     if method != 'umap': raise ValueError(f"method={method!r} must be one of {METHODS}")
-    try: from umap import UMAP
-    except ImportError: raise ImportError("method='umap' needs umap-learn: pip install 'fastai_actstats[umap]'") from None
-    return UMAP(**{'n_components': 2, 'random_state': seed, 'n_jobs': 1, **kwargs})
+    try:
+        from umap import UMAP
+    except ImportError:
+        raise ImportError("method='umap' needs umap-learn: pip install 'fastai_actstats[umap]'") from None
+    return UMAP(**usual | dict(n_jobs=1) | kwargs)
 
 def _when(samples):
     "Rows of all samples, and a name for the panel of each"
@@ -109,7 +117,8 @@ def _when(samples):
         return samples, names
     if not isinstance(samples, Mapping) or not samples:
         raise TypeError(f"give a Sample, or a dict of name → Sample, not a {type(samples).__name__}")
-    return Sample.join(list(samples.values())), np.repeat(np.array(list(samples), object), [len(s) for s in samples.values()])
+    names = np.repeat(np.array(list(samples), object), [len(s) for s in samples.values()])
+    return Sample.join(list(samples.values())), names
 
 def embed(
     sample, # `Sample`, or name → `Sample` for several in one common embedding
@@ -126,7 +135,8 @@ def embed(
     if not good.all(): warnings.warn(f"{(~good).sum()} of {len(x)} rows hold NaN or Inf and are left out", stacklevel=2)
     if good.sum() < 4: raise ValueError(f"{good.sum()} rows of finite values are too few to embed")
     rows, when, x = rows[good], when[good], x[good]
-    if method == 'pca' and x.shape[1] < 2: raise ValueError(f"layer {layer!r} has {x.shape[1]} unit: there is nothing to embed")
+    if method == 'pca' and x.shape[1] < 2:
+        raise ValueError(f"layer {layer!r} has {x.shape[1]} unit: there is nothing to embed")
     model = _estimator(method, len(x), seed, kwargs)
     points = model.fit_transform(x)
     colors = {c: labels(rows, c) for c in COLORS}
@@ -135,8 +145,9 @@ def embed(
     return Embedding(df, method, layer or rows.layers[0], model)
 
 # %% ../../nbs/features/07_embedding.ipynb #heatmap-code
+@patch
 def heatmap(
-    sample:Sample, # What was kept
+    self:Sample,
     layer:str|None=None, # None: the only one
     *,
     color:str='target', # Rows are sorted by it, and marked: 'target' or 'prediction'
@@ -145,7 +156,8 @@ def heatmap(
     figsize:tuple[float, float]=(8, 5.5) # Inches
 ) -> plt.Figure:
     "Activations, one row an item and one column a unit; of the last epoch, if there are several"
-    sample = sample.at(-1) if len(sample.epochs) > 1 else sample
+    import seaborn as sns
+    sample = self.at(-1) if len(self.epochs) > 1 else self
     x, values = sample.layer(layer), labels(sample, color)
     classes = None if values is None else _classes(values)
     order = np.arange(len(x)) if values is None else np.argsort(values, kind='stable')
@@ -157,8 +169,8 @@ def heatmap(
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'Clustering large matrix')  # seaborn recommends another package
         warnings.simplefilter('ignore', PendingDeprecationWarning)  # and calls matplotlib in an old way
-        grid = sns.clustermap(table, row_cluster=cluster, col_cluster=cluster, row_colors=marks, figsize=figsize, **style,
-                              dendrogram_ratio=.12 if cluster else .02, cbar_kws=dict(label='activation'))
+        style |= dict(dendrogram_ratio=.12 if cluster else .02, cbar_kws=dict(label='activation'), figsize=figsize)
+        grid = sns.clustermap(table, row_cluster=cluster, col_cluster=cluster, row_colors=marks, **style)
     grid.figure.subplots_adjust(left=.02, right=.82, top=.93, bottom=.12)
     grid.ax_cbar.set_position((.88, .12, .02, .3))
     how = f', by {color}' if values is not None and not cluster else ''
@@ -168,5 +180,3 @@ def heatmap(
         grid.figure.legend(handles=_patches(classes), title=color, frameon=False, fontsize='small', **place)
     grid.figure.suptitle(f'{layer or sample.layers[0]}', fontsize='medium')
     return grid.figure
-
-Sample.heatmap = heatmap

@@ -21,7 +21,9 @@ from fastai_actstats.core.samples import (
     put_label,
     vocab_of,
 )
-from .run import forward, model_of, still, to_model
+from .evaluation import evaluation
+from .inputs import model_of, to_model
+from .run import forward
 
 # %% auto #0
 __all__ = ['sample_activations']
@@ -47,9 +49,10 @@ def sample_activations(
     rng = getattr(dl, 'rng', None)
     state = rng.getstate() if rng is not None else None
     try:
-        with still(model):
+        with evaluation(model):
             for name, m in choose(model, layers).items():
-                m.register_forward_hook(SampleTap(lambda: reservoir, name, pool, channel_dim, made[m]))  # off again with `still`
+                tap = SampleTap(lambda: reservoir, name, pool, channel_dim, made[m])
+                m.register_forward_hook(tap)  # off again afterwards
             for batch in dl:
                 batch = batch if isinstance(batch, (list, tuple)) else (batch,)
                 k = getattr(dl, 'n_inp', max(len(batch) - 1, 1))

@@ -16,20 +16,34 @@ import numpy as np
 from ..core.record import Record
 
 # %% auto #0
-__all__ = ['CMAP', 'SHARE', 'step_edges', 'mark_epochs', 'step_label', 'layer_title']
+__all__ = ['CMAP', 'SHARE', 'RIM', 'check_drawable', 'drawable', 'spread', 'step_edges', 'mark_epochs', 'value_ticks',
+           'step_label', 'marks_label', 'layer_title', 'figure_for', 'in_order', 'panels']
 
 # %% ../../nbs/plots/01_axes.ipynb #axes-code
 CMAP = 'viridis'
 
 SHARE = 1e-4, 1.  # the colours of shares, logarithmic: the same in every picture
 
-_RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]
+RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]  # makes white legible on every colour
 
-def _drawable(rec, most=2000):
-    "What is drawn: training columns where there are some, few enough to be seen"
+def check_drawable(rec):
+    "`ValueError` if nothing was recorded"
     if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
-    return rec.merged(most)
+
+def drawable(
+    rec:Record, # What was recorded
+    most:int=2000 # Columns that can be seen
+) -> Record:
+    "What is drawn: training columns where there are some, neighbours merged until they can be seen"
+    check_drawable(rec)
+    return rec.main_phase.merged(most)
+
+def spread(
+    n:int, # How many there are
+    most:int # How many are wanted
+) -> list[int]: # Indices, first and last among them
+    "Evenly spread over a list"
+    return sorted({round(float(i)) for i in np.linspace(0, n - 1, min(n, most))})
 
 def step_edges(
     rec:Record
@@ -46,7 +60,9 @@ def mark_epochs(ax, rec:Record, edges:np.ndarray, color='white'):
         if len(starts) <= 40:
             for x in edges[starts]: ax.axvline(x, color=color, alpha=.7, **style)
 
-def _value_ticks(bins):
+def value_ticks(
+    bins # `Bins`
+) -> tuple[list[float], list[str]]:
     "Positions on an axis that counts bins, and the real values there"
     if not bins.per_octave:
         ticks = plt.MaxNLocator(5).tick_values(bins.lo, bins.hi)
@@ -62,26 +78,59 @@ def _value_ticks(bins):
 # %% ../../nbs/plots/01_axes.ipynb #titles
 def step_label(rec): return 'validation batch' if rec.columns['valid'].all() else 'training step'
 
-def _marks(rec):
-    epochs, fits = len(np.unique(rec.columns['epoch'])) > 1, len(np.unique(rec.columns['fit'])) > 1
+def marks_label(rec):
+    "What the lines of `mark_epochs` stand for, as far as there are some"
+    epochs, fits = (len(np.unique(rec.columns[name])) > 1 for name in ('epoch', 'fit'))
     said = [s for s, there in (('dotted: an epoch begins', epochs), ('solid: a fit begins', fits)) if there]
     return f" ({', '.join(said)})" if said else ''
 
 def layer_title(rec, i):
     "Name and type of a layer"
-    kind = rec.info.get(rec.layers[i], {}).get('type', '')
-    return f'{rec.layers[i]}  {kind}'.strip()
+    name = rec.layers[i]
+    return f'{name}  {rec.types[name]}'.strip()
 
 # %% ../../nbs/plots/01_axes.ipynb #panels
-def _panels(n, columns, size, most=26):
-    "Figure with `n` rows of `columns` axes, in as many blocks beside each other as keep it no taller than `most` rows"
-    blocks = -(-n//most)
-    rows = -(-n//blocks)
-    few = n*columns <= 60  # constrained layout takes minutes where there are hundreds of axes
-    size = size[0]*columns*blocks + 1.6, size[1]*rows + 1.2
-    fig, axs = plt.subplots(rows, columns*blocks, figsize=size, squeeze=False, layout='constrained' if few else None)
-    if not few: fig.subplots_adjust(.8/size[0], .6/size[1], 1 - .2/size[0], 1 - .6/size[1], wspace=.25, hspace=.15)
-    by_layer = [axs[i % rows, i//rows*columns:][:columns] for i in range(rows*blocks)]
-    for unused in by_layer[n:]:
+def figure_for(ax, figsize):
+    "The figure of `ax`, and `ax`; a new figure and its only axes where none are given"
+    if ax is not None: return ax.figure, ax
+    fig = plt.figure(figsize=figsize, layout='constrained')
+    return fig, fig.subplots()
+
+def in_order(
+    axs:np.ndarray, # [rows, columns] of axes
+    n:int, # Things to draw
+    each:int=1, # Axes side by side for each of them
+    down:bool=False, # Do they follow each other downwards, not along the rows?
+    labelsize:str='small' # Of the ticks
+) -> list: # of `n` times `each` axes
+    "The axes in the order of what is drawn on them: steps are numbered on the lowest only, unused axes are off"
+    rows, blocks = axs.shape[0], axs.shape[1]//each
+    places = [divmod(i, rows)[::-1] if down else divmod(i, blocks) for i in range(rows*blocks)]
+    panels = [axs[row, block*each:][:each] for row, block in places]
+    for (row, block), group in zip(places[:n], panels):
+        lowest = (row + 1, block) not in places[:n]
+        for ax in group: ax.tick_params(labelsize=labelsize, labelbottom=lowest)
+    for unused in panels[n:]:
         for ax in unused: ax.axis('off')
-    return fig, by_layer[:n]
+    return panels[:n]
+
+def panels(
+    n:int, # Things to draw
+    columns:int, # How many of them beside each other
+    size:tuple[float, float], # Of each panel, inches
+    *,
+    each:int=1, down:bool=False, # See `in_order`
+    margin:tuple[float, float]=(0, .5), # Beside and above the panels, inches
+    limit:tuple[float, float]=(26, 22), # What the panels take at most, inches
+    figsize:tuple[float, float]|None=None, # Of the whole figure, inches; None: by these
+    xlabel:str='', ylabel:str='', # What all panels share
+    layout:str|None='constrained', # None: margins are set by the caller
+    **share # `sharex`, `sharey`
+) -> tuple: # The figure; for each thing to draw its axes
+    "A grid of panels"
+    rows, wide = math.ceil(n/columns), columns*each
+    if figsize is None: figsize = [min(s*k, most) + m for s, k, most, m in zip(size, (wide, rows), limit, margin)]
+    fig, axs = plt.subplots(rows, wide, figsize=figsize, squeeze=False, layout=layout, **share)
+    fig.supxlabel(xlabel, fontsize='medium')
+    if ylabel: fig.supylabel(ylabel, fontsize='medium')
+    return fig, in_order(axs, n, each, down)

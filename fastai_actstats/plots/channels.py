@@ -7,49 +7,46 @@ The pictures of what `ChannelStats` and `DeadUnits` record."""
 # %% ../../nbs/plots/04_channels.ipynb #imports
 from __future__ import annotations
 
-import math
-
 import matplotlib.pyplot as plt
 import numpy as np
+from fastcore.basics import patch
+from matplotlib.ticker import PercentFormatter
 
 from ..analysis.channels import UnitRecord
-from .axes import mark_epochs, step_edges
+from .axes import CMAP, check_drawable, mark_epochs, panels, step_edges
 
 # %% auto #0
-__all__ = ['plot_units']
+__all__ = []
 
 # %% ../../nbs/plots/04_channels.ipynb #plot-code
-def plot_units(
-    rec:UnitRecord, # What was recorded
-    layers=None, # Names to draw; None: all
-    cmap:str='viridis', dead:str='crimson', # Colours of the share alive, and of dead units
+@patch
+def plot(
+    self:UnitRecord,
+    layers=None, # Names or indices of those to draw, or one of them; None: all
+    cmap:str=CMAP, dead:str='crimson', # Colours of the share alive, and of dead units
     figsize:tuple[float, float]|None=None # Inches
 ) -> plt.Figure:
     "For every unit of every layer and every window, the share of values for which it was alive"
-    if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
-    layers = rec.layers if layers is None else [rec._name(n) for n in ([layers] if isinstance(layers, (str, int)) else layers)]
-    cols = min(len(layers), 4)
-    rows = math.ceil(len(layers)/cols)
-    fig, axs = plt.subplots(rows, cols, figsize=figsize or (max(3.2*cols + 1, 6), min(2.9*rows, 22) + .5), squeeze=False, sharex=True,
-                            layout='constrained')
-    edges, colors = step_edges(rec), plt.get_cmap(cmap).with_extremes(under=dead, bad='white')
-    for i, ax in enumerate(axs.flat):
-        if i >= len(layers): ax.axis('off'); continue
-        n = layers[i]
-        share = np.where(rec.dead(n), -1., rec.share(n))
-        mesh = ax.pcolormesh(edges, np.arange(share.shape[1] + 1) - .5, share.T, cmap=colors, vmin=0, vmax=1, rasterized=True)
-        ran = np.flatnonzero(rec.seen[n])
+    check_drawable(self)
+    if layers is None: layers = self.layers
+    elif isinstance(layers, (str, int)): layers = [layers]
+    names = [self.layers[o] if isinstance(o, int) else o for o in layers]
+    figsize = figsize or ((6, 3.4) if len(names) == 1 else None)
+    style = dict(size=(3.2, 2.9), margin=(1, .5), figsize=figsize)
+    fig, axs = panels(len(names), min(len(names), 4), **style, xlabel='training step', ylabel='unit', sharex=True)
+    edges, colors = step_edges(self), plt.get_cmap(cmap).with_extremes(under=dead, bad='white')
+    for name, [ax] in zip(names, axs):
+        share = np.where(self.dead(name), -1., self.share(name))
+        units = share.shape[1]
+        around = np.arange(units + 1) - .5
+        mesh = ax.pcolormesh(edges, around, share.T, cmap=colors, vmin=0, vmax=1, rasterized=True)
+        ran = np.flatnonzero(self.seen[name])
         now = int((share[ran[-1]] < 0).sum()) if len(ran) else 0
-        word = 'dead' if rec.info[n]['kind'] == 'relu' else 'saturated'
-        ax.set_title(f"{n}  {rec.info[n]['type']}\n{now} of {share.shape[1]} {word} at the end", fontsize='medium')
+        word = 'dead' if self.info[name]['kind'] == 'relu' else 'saturated'
+        ax.set_title(f"{name}  {self.info[name]['type']}\n{now} of {units} {word} at the end", fontsize='medium')
         ax.yaxis.set_major_locator(plt.MaxNLocator(5, integer=True))
-        ax.tick_params(labelsize='small', labelbottom=i + cols >= len(layers))
-        if len(rec) > len(np.unique(rec.epochs)): mark_epochs(ax, rec, edges)
-    bar = fig.colorbar(mesh, ax=axs, extend='min', extendrect=True, extendfrac=.04, shrink=.9, pad=.02)
+        if len(self) > len(np.unique(self.epochs)): mark_epochs(ax, self, edges)
+    bar = fig.colorbar(mesh, ax=fig.axes, extend='min', extendrect=True, extendfrac=.04, shrink=.9, pad=.02)
     bar.set_label('share of values for which the unit is alive\n(red: for none; white: layer did not run)')
-    bar.ax.yaxis.set_major_formatter(plt.FuncFormatter(lambda v, _: f'{v:.0%}'))
-    fig.supxlabel('training step', fontsize='medium')
-    fig.supylabel('unit', fontsize='medium')
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     return fig
-
-UnitRecord.plot = plot_units

@@ -10,24 +10,20 @@ from __future__ import annotations
 import io
 import math
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from ..core.ranks import listed
 from ..core.record import STATS, Record
-from .axes import layer_title
-from .steps import draw_color_dim, outside, plot_stats
+from .axes import drawable, in_order, layer_title, spread
+from .steps import draw_color_dim, outside
 
 # %% auto #0
-__all__ = ['spread', 'live_figure', 'png']
+__all__ = ['get_ready', 'live_figure', 'png']
 
 # %% ../../nbs/plots/06_live.ipynb #draw
-def spread(
-    n:int, # How many there are
-    most:int # How many are wanted
-) -> list[int]: # Indices, first and last among them
-    "Evenly spread over a list"
-    return sorted({round(float(i)) for i in np.linspace(0, n - 1, min(n, most))})
+def get_ready():
+    "Load what the first picture needs, so that its time is not taken for that of drawing"
+    import seaborn  # noqa: F401
 
 def live_figure(
     rec:Record, # What was recorded so far
@@ -35,25 +31,27 @@ def live_figure(
     columns:int=200 # To which the record is merged
 ) -> Figure:
     "Colourful dimension of some layers above statistics of all"
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
-    rec = rec.merged(columns)
+    rec = drawable(rec, columns)
     chosen = spread(len(rec.layers), most)
     wide = min(len(chosen), 3)
     high = math.ceil(len(chosen)/wide)
-    fig = Figure(figsize=(10.5, 1.9*high + 2.9), dpi=72)  # margins are set by hand: finding them takes longer than drawing
+    fig = Figure(figsize=(10.5, 1.9*high + 2.9), dpi=72)
+    # margins are set by hand: finding them takes longer than drawing
     inch = 1/fig.get_figheight()
-    top, bottom = (fig.add_gridspec(*n, left=.06, right=.84, wspace=.25, **at) for n, at in
-                   (((high, wide), dict(top=1 - .6*inch, bottom=3.1*inch, hspace=.35)), ((1, len(STATS)), dict(top=2.3*inch, bottom=.5*inch))))
+    beside = dict(left=.06, right=.84, wspace=.25)
+    above = fig.add_gridspec(high, wide, **beside, top=1 - .6*inch, bottom=3.1*inch, hspace=.35)
+    below = fig.add_gridspec(1, len(STATS), **beside, top=2.3*inch, bottom=.5*inch)
     strips = outside(rec[chosen])
-    for k, i in enumerate(chosen):
-        ax = fig.add_subplot(top[k//wide, k % wide])
+    axs = in_order(above.subplots(squeeze=False), len(chosen), labelsize='x-small')
+    for i, [ax] in zip(chosen, axs):
         draw_color_dim(ax, rec[i], strips=strips)
         ax.set_title(layer_title(rec, i), fontsize='small')
-        ax.tick_params(labelsize='x-small', labelbottom=k + wide >= len(chosen))
-    plot_stats(rec, axs=[fig.add_subplot(bottom[0, k]) for k in range(len(STATS))])
-    of = '' if not rec.ranks else f" of {listed(rec.ranks)}" if len(rec.ranks) <= 8 else f" of {len(rec.ranks)} ranks"
-    fig.suptitle(f"{rec.what}{of} after {rec.columns['last'][-1] + 1} steps, epoch {rec.columns['last_epoch'][-1]}; colour: log(1 + count), "
-                 "white: mean", fontsize='medium', y=1 - .12*inch)
+    rec.plot_stats(axs=below.subplots())
+    ranks = listed(rec.ranks) if len(rec.ranks) <= 8 else f'{len(rec.ranks)} ranks'
+    whose = f'{rec.what} of {ranks}' if rec.ranks else rec.what
+    when = f"after {rec.columns['last'][-1] + 1} steps, epoch {rec.columns['last_epoch'][-1]}"
+    legend = 'colour: log(1 + count), white: mean'
+    fig.suptitle(f'{whose} {when}; {legend}', fontsize='medium', y=1 - .12*inch)
     return fig
 
 def png(fig:Figure) -> bytes:
