@@ -16,6 +16,8 @@ from helpers import ROOT
 
 import fastai_actstats.all as everything
 
+pytestmark = pytest.mark.slow
+
 
 class Links(HTMLParser):
     def __init__(self, text):
