@@ -24,6 +24,7 @@ from ..core.channels import ALIVE, activation_kind, alive, channel_axis, makers
 from ..core.layers import NothingToWatch, named_layers
 from ..core.ring import Ring
 from ..kernels.bins import Bins
+from ..kernels.dispatch import in_memory
 
 # %% auto #0
 __all__ = ['MOST_CALLS', 'Counts', 'UnitRecorder', 'UnitTap', 'DeadUnits']
@@ -171,6 +172,7 @@ class UnitTap(Tap):
 
     def see(self, module, output):
         x, r = self.tensor(module, output).detach(), self.recorder
+        in_memory(x)
         self.next_row()
         name = call_names(self.name, MOST_CALLS, r.taken)[min(self.call, MOST_CALLS - 1)]
         if not x.dim() or not x.numel(): return

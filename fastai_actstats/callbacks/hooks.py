@@ -21,17 +21,13 @@ from .compat import CANCEL, compiled, elsewhere, scripted, transformed
 from ..core.accumulator import Recorder
 from ..core.arguments import why
 from ..core.layers import first_float, no_hook
-from ..kernels.dispatch import fold, kernel_for
+from ..kernels.dispatch import fold, kernel_for, out_of_memory
 
 # %% auto #0
-__all__ = ['TAPS', 'out_of_memory', 'Tap', 'call_names', 'draws', 'redrawn', 'Watch']
+__all__ = ['TAPS', 'Tap', 'call_names', 'draws', 'redrawn', 'Watch']
 
 # %% ../../nbs/callbacks/02_hooks.ipynb #tap-class
 TAPS, _keys = WeakValueDictionary(), count()  # what the operation in a compiled graph finds its tap by
-
-def out_of_memory(cause) -> bool:
-    "Did an allocation fail? torch's own on the CPU says so in words only"
-    return isinstance(cause, (MemoryError, torch.OutOfMemoryError)) or isinstance(cause, RuntimeError) and "can't allocate" in why(cause)
 
 class Tap:
     "Forward hook of one layer: folds its output into the layer's row"
@@ -128,8 +124,9 @@ def redrawn(model:nn.Module, breaks:bool) -> list[str]:
     res = []
     for m in model.modules():
         call = m.forward if isinstance(m, torch._dynamo.OptimizedModule) else m._compiled_call_impl
-        config = getattr(call, 'get_compiler_config', lambda: None)()  # None for other backends than inductor
-        if config and not config.get('fallback_random'): res += [type(c).__name__ for c in m.modules() if draws(c)]
+        config = getattr(call, 'get_compiler_config', lambda: None)()  # as it was then; None for other backends than inductor
+        equal = config is None or config['fallback_random'] or torch._inductor.config.fallback_random
+        if not equal: res += [type(c).__name__ for c in m.modules() if draws(c)]
     return sorted(set(res)) if breaks or set(res) != {'Dropout'} else []
 
 class Watch:

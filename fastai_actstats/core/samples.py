@@ -21,6 +21,7 @@ from .arguments import check_whole, why
 from .channels import channel_axis
 from .disk import atomic, need, open_arrays, read_array, write_arrays
 from .layers import activation, no_hook
+from ..kernels.dispatch import in_memory
 
 # %% auto #0
 __all__ = ['KIND', 'POOLS', 'Reservoir', 'Sample', 'SampleTap', 'put_label', 'decoded', 'as_sample', 'vocab_of', 'check_sampling']
@@ -193,6 +194,7 @@ class SampleTap:
         try:
             x = activation(module, output)
             if x is None: raise TypeError("no tensor of floats in its output")
+            in_memory(x)
             dim = (channel_axis(tuple(x.shape), self.maker) if self.channel_dim is None else self.channel_dim) % x.dim()
             reservoir.put(self.name, x, partial(self.pooled, dim=dim))
         except Exception as e:

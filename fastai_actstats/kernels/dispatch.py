@@ -22,8 +22,8 @@ from .bins import Bins
 from .eager import M2, MAX, MEAN, MIN, block, empty, flat, merge
 
 # %% auto #0
-__all__ = ['DTYPES', 'KERNELS', 'NEEDS', 'SMALL', 'readable', 'dense', 'check_kernel', 'load_kernel', 'try_out', 'give_up',
-           'kernel_for', 'fold', 'fold_all']
+__all__ = ['DTYPES', 'KERNELS', 'NEEDS', 'SMALL', 'readable', 'dense', 'out_of_memory', 'in_memory', 'check_kernel',
+           'load_kernel', 'try_out', 'give_up', 'kernel_for', 'fold', 'fold_all']
 
 # %% ../../nbs/kernels/05_dispatch.ipynb #gate-code
 DTYPES = {torch.float32, torch.float16, torch.bfloat16, torch.float64}  # read as they are; others are widened
@@ -53,11 +53,17 @@ def dense(
     try:
         if x.dtype not in DTYPES: x = x.float()
         if x.is_neg(): x = x.resolve_neg()
-        if _in_memory(x): return *flat(x), kernel
+        if in_memory(x): return *flat(x), kernel
         x = torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
-    except (MemoryError, torch.OutOfMemoryError): raise
-    except Exception as e: raise TypeError(f"the values of {_describe(x)} cannot be read: {e}") from e
+    except Exception as e:
+        if out_of_memory(e): raise
+        raise TypeError(f"the values of {_describe(x)} cannot be read: {e}") from e
     return x, 1, kernel if readable(x) else 'eager'  # a `FakeTensor` for one stays what it is
+
+def out_of_memory(cause:Exception) -> bool:
+    "Did an allocation fail? torch's own on the CPU says so in words only"
+    if isinstance(cause, (MemoryError, torch.OutOfMemoryError)): return True
+    return isinstance(cause, RuntimeError) and "can't allocate" in _cause(cause)
 
 def _own(x): return type(x).__torch_dispatch__ is _OWN
 
@@ -66,7 +72,7 @@ def _local(x):
         raise TypeError(f"{_describe(x)} is a sum over processes that has not been made yet: no process holds its values")
     return x.to_local()
 
-def _in_memory(x):
+def in_memory(x):
     "Does torch itself read the values of `x` from its memory, or find them elsewhere? `TypeError` if that memory is gone"
     if not _own(x): return False
     try:
@@ -195,7 +201,7 @@ def _reduce(values, row, bins, name):
     kernel = kernel_for(values, name)
     try: kernel.reduce_(values, row, bins)
     except Exception as e:  # raised before the row was changed
-        if kernel is eager or isinstance(e, (MemoryError, torch.OutOfMemoryError)): raise
+        if kernel is eager or out_of_memory(e): raise
         eager.reduce_(values, row, bins)
         give_up(kernel.__name__.rpartition('.')[-1], e)
 

@@ -41,7 +41,7 @@ def wandb_run(tmp_path, monkeypatch):
     for name, value in (('WANDB_MODE', 'offline'), ('WANDB_DIR', str(tmp_path)), ('WANDB_SILENT', 'true')):
         monkeypatch.setenv(name, value)
     import wandb
-    run = wandb.init(project='test', dir=tmp_path)
+    run = wandb.init(project='test', dir=tmp_path, mode='offline')  # said again: wandb reads the environment only once
     def close():
         run.finish()
         return read_wandb(next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p)))

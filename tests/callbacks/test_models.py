@@ -4,9 +4,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, batches
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
 from helpers import Keep, LossTrace, hooks_on, quiet, same
-from models import FAMILIES, batches
 from torch import nn
 
 from fastai_actstats.all import ActStats

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from families import batches
 from fastai.basics import Callback, CrossEntropyLossFlat, Learner, OptimWrapper, set_seed
 from helpers import Keep, LossTrace, findings, hooks_on, quiet, record_of, same
-from models import batches
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
