@@ -19,6 +19,7 @@ from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.core.samples import Reservoir, SampleTap
 from fastai_actstats.kernels.bins import Bins
 
+
 class Plain(torch.Tensor): pass
 
 class Spoken(torch.Tensor):

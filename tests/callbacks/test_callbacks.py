@@ -1,11 +1,11 @@
 """Callbacks in every order of what is done with a learner, under names of their own, with what their record offers."""
-import sys
 import concurrent.futures
 import contextlib
 import inspect
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -183,7 +183,8 @@ def test_added_and_removed_in_the_middle_of_a_fit(name, tmp_path, monkeypatch):
     assert not hooks_on(learn.model)
     learn.add_cb(cb)
     learn.fit(1, 1e-3)
-    if isinstance(cb, StatsCallback): assert cb.record.columns['steps'].sum() == 3*TRAIN  # the two epochs after it came, and the last fit
+    # the two epochs after it came, and the last fit
+    if isinstance(cb, StatsCallback): assert cb.record.columns['steps'].sum() == 3*TRAIN
 
 @pytest.mark.parametrize('name', WATCHERS)
 def test_an_evaluation_in_the_middle_of_a_fit(name, tmp_path, monkeypatch):

@@ -4,9 +4,9 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from families import FAMILIES, batches
 from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
 from helpers import Keep, LossTrace, hooks_on, quiet, same
-from models import FAMILIES, batches
 from torch import nn
 
 from fastai_actstats.all import ActStats
@@ -26,6 +26,7 @@ def fit(family, *cbs, epochs=2, **kwargs):
 LAYERS = {'tuples, dicts, dataclasses': lambda n, m: '.' not in n and n != 'Structured',
           'shared, repeated, skipped layers': lambda n, m: '.' not in n and n != 'Shared'}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', FAMILIES)
 def test_family(family, record_row):
     layers = LAYERS.get(family)
