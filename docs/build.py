@@ -1,8 +1,8 @@
-"""Build the documentation site from README, notebooks and docstrings: `python docs/build.py [FOLDER]`, `_site` if none is given.
+"""Build the documentation site from README, notebooks and docstrings: `python docs/build.py [FOLDER]`.
 
-Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. Pages open as files too; search
-wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture or a public name without a page
-ends the build with an error."""
+Without a FOLDER it goes to `_site`. Takes the extra `docs`. The site needs no network: its search, letters and pictures are in the folder. Pages open as
+files too; search wants a server, for which `python -m http.server -d _site` will do. A broken link, a missing picture
+or a public name without a page ends the build with an error."""
 import base64
 import importlib
 import inspect
@@ -17,10 +17,12 @@ from pathlib import Path
 from fastcore.docments import docments
 
 ROOT = Path(__file__).resolve().parent.parent
-FIRST = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats', 'model_of_your_own')
+FIRST = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats',
+         'model_of_your_own')
 
 FEATURES = ['navigation.tabs', 'navigation.top', 'toc.follow', 'search.highlight']
-EXTENSIONS = ['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight', 'pymdownx.superfences']
+EXTENSIONS = ['attr_list', 'tables', 'md_in_html', {'toc': {'permalink': True}}, 'pymdownx.highlight',
+              'pymdownx.superfences']
 
 # notebooks
 
@@ -73,13 +75,15 @@ def parameters(obj):
     for name, p in signature.parameters.items():
         if name in ('self', 'cls'): continue
         star = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
-        kind = '' if p.annotation is p.empty else p.annotation if isinstance(p.annotation, str) else getattr(p.annotation, '__name__', p.annotation)
+        kind = '' if p.annotation is p.empty else p.annotation if isinstance(p.annotation, str) else getattr(
+            p.annotation, '__name__', p.annotation)
         default = '' if p.default is p.empty else repr(p.default)
         meaning = (said.get(name) or {}).get('docment') or ''
         rows.append(f"| `{star}{name}` | {code(kind)} | {code(default[:60])} | {cell(meaning)} |")
     returns = said.get('return') or {}
     meaning = returns.get('docment') or ''
-    if meaning: rows.append(f"| *returns* | {code(signature.return_annotation if isinstance(signature.return_annotation, str) else '')} | | {cell(meaning)} |")
+    if meaning:
+        rows.append(f"| *returns* | {code(signature.return_annotation if isinstance(signature.return_annotation, str) else '')} | | {cell(meaning)} |")
     head = '| parameter | type | default | meaning |\n|---|---|---|---|\n'
     return head + '\n'.join(rows) + '\n' if rows else ''
 
@@ -110,25 +114,30 @@ def entry(name, obj):
     if inspect.isclass(obj):
         parts = [f"## `{call(name, obj)}` {{#{name}}}", doc(obj), parameters(obj)]
         for attr, raw in vars(obj).items():
-            raw_function = inspect.isfunction(raw) or isinstance(raw, (classmethod, staticmethod, property)) or hasattr(raw, 'func')
+            raw_function = (inspect.isfunction(raw) or isinstance(raw, (classmethod, staticmethod, property))
+                            or hasattr(raw, 'func'))
             if attr.startswith('_') or EVENT.match(attr) and not doc(raw): continue
             if raw_function:
-                parts.append(member(name, attr, property(raw.func) if hasattr(raw, 'func') and not inspect.isfunction(raw) else raw))
+                parts.append(member(name, attr, property(raw.func) if hasattr(raw, 'func')
+                                    and not inspect.isfunction(raw) else raw))
         return '\n\n'.join(parts)
     if callable(obj): return f"## `{call(name, obj)}` {{#{name}}}\n\n{doc(obj)}\n\n{parameters(obj)}"
     return f"## `{name}` {{#{name}}}\n\n`{cell(repr(obj))[:300]}`"
 
 def reference_page(name, module, notebooks):
     names = [n for n in module.__all__ if hasattr(module, n)]
-    story = f"\n\n*[The notebook that this module comes from](../notebooks/{notebooks[name]}.md)*" if name in notebooks else ''
-    return '\n\n'.join([f"# fastai_actstats.{name}", inspect.cleandoc(module.__doc__ or '') + story, *(entry(n, getattr(module, n)) for n in names)]) + '\n'
+    story = (f"\n\n*[The notebook that this module comes from](../notebooks/{notebooks[name]}.md)*"
+             if name in notebooks else '')
+    return '\n\n'.join([f"# fastai_actstats.{name}", inspect.cleandoc(module.__doc__ or '') + story,
+                        *(entry(n, getattr(module, n)) for n in names)]) + '\n'
 
 # the site
 
 def home():
     text = (ROOT/'README.md').read_text().replace('docs/images/', 'images/')
     text = re.sub(r'\]\(nbs/tutorials/(\w+)\.ipynb\)', r'](tutorials/\1.md)', text)
-    return re.sub(r'\[([^\]]*)\]\((?!https?:|images/|tutorials/|docs/\w+\.md|#)[^)]*\)', r'\1', text)  # files of the repository that the site has not
+    # files of the repository that the site has not
+    return re.sub(r'\[([^\]]*)\]\((?!https?:|images/|tutorials/|docs/\w+\.md|#)[^)]*\)', r'\1', text)
 
 def write_pages(pages):
     "All pages as markdown in the folder `pages`; returns mkdocs' navigation"
@@ -148,13 +157,15 @@ def write_pages(pages):
     notebooks = {re.sub(r'^\d+_', '', f.stem): f.stem for f in rooms}
     for f in rooms: (pages/'notebooks'/f'{f.stem}.md').write_text(notebook_page(f, pages/'notebooks'/'pictures'))
     modules = public_modules()
-    for name, module in modules.items(): (pages/'reference'/f'{name}.md').write_text(reference_page(name, module, notebooks))
+    for name, module in modules.items():
+        (pages/'reference'/f'{name}.md').write_text(reference_page(name, module, notebooks))
     everything = importlib.import_module('fastai_actstats.all')
     here = lambda n, module: n in module.__all__ and getattr(module, n) is getattr(everything, n)
     where = {n: m for n in everything.__all__ for m, module in modules.items() if here(n, module)}
     lost = set(everything.__all__) - set(where)
     if lost: raise SystemExit(f"public names without a page: {', '.join(sorted(lost))}")
-    lines = ['# Public names', '', 'What `from fastai_actstats.all import *` brings.', '', '| name | what it is |', '|---|---|']
+    lines = ['# Public names', '', 'What `from fastai_actstats.all import *` brings.', '', '| name | what it is |',
+             '|---|---|']
     for n, m in sorted(where.items(), key=lambda o: o[0].lower()):
         lines.append(f"| [`{n}`]({m}.md#{n}) | {cell(doc(getattr(everything, n)).split(chr(10))[0])} |")
     (pages/'reference'/'index.md').write_text('\n'.join(lines) + '\n')
@@ -173,9 +184,11 @@ def build(out=ROOT/'_site'):
         nav = write_pages(pages)
         empty = Path(temp)/'mkdocs.yml'
         empty.write_text('site_name: fastai_actstats\n')
-        checks = dict(nav=dict(omitted_files='warn', not_found='warn'), links=dict(not_found='warn', anchors='warn', unrecognized_links='warn'))
-        config = load_config(str(empty), docs_dir=str(pages), site_dir=str(out), nav=nav, strict=True, validation=checks,
-                             theme=dict(name='material', font=False, features=FEATURES), plugins=['search'], extra_css=['extra.css'],
+        checks = dict(nav=dict(omitted_files='warn', not_found='warn'),
+                      links=dict(not_found='warn', anchors='warn', unrecognized_links='warn'))
+        config = load_config(str(empty), docs_dir=str(pages), site_dir=str(out), nav=nav, strict=True,
+                             validation=checks, theme=dict(name='material', font=False, features=FEATURES),
+                             plugins=['search'], extra_css=['extra.css'],
                              use_directory_urls=False, markdown_extensions=EXTENSIONS)
         config.plugins.run_event('startup', command='build', dirty=False)
         mkdocs_build(config)
