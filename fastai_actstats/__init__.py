@@ -2,6 +2,7 @@
 
 Modules:
 
+- `fastai_actstats.all`: Everything public: `from fastai_actstats.all import *`
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
