@@ -1,4 +1,4 @@
-"""This tree against another commit, in one run: `python bench/against.py REVISION`
+"""This tree against another commit, in one run: `python bench/against.py REVISION [ROUNDS]`
 
 One process for each of the two trees, kept waiting between its turns: processor time of one thread for a training
 step of the reference CNN without watchers, with `ActStats` and with all four observers, and for a reduction. Turns
@@ -30,7 +30,7 @@ for name, make in watchers.items():
     ways[name] = lambda learn=learn: learn.fit(1, 1e-3)
     ways[name].per = len(dls.train)
 try: from fastai_actstats.core.summary import Summary
-except ImportError: from fastai_actstats.core.summary import Summary
+except ImportError: from fastai_actstats.summary import Summary  # before the package had folders
 for size in (1000, 100_000, 1_000_000):
     x, calls = torch.randn(size), max(1, 2_000_000//size)
     def reduce(x=x, calls=calls):
@@ -59,8 +59,8 @@ class Tree:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
-def main(revision):
-    root, rounds = HERE.parent, settings().getint('training_rounds')
+def main(revision, rounds=None):
+    root, rounds = HERE.parent, int(rounds or settings().getint('training_rounds'))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(['git', 'worktree', 'add', '--detach', folder, revision], cwd=root, check=True,
                        capture_output=True)
@@ -76,6 +76,6 @@ def main(revision):
                             | against(times, 'now', 'then', 'now / then'))
         finally: subprocess.run(['git', 'worktree', 'remove', '--force', folder], cwd=root, check=True)
     print(pd.DataFrame(rows).round(3).to_string(index=False))
-    write('against', rows, f'python bench/against.py {revision}')
+    write('against', rows, f'python bench/against.py {revision} {rounds}')
 
-if __name__ == '__main__': main(sys.argv[1])
+if __name__ == '__main__': main(*sys.argv[1:])

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib
+import numpy as np
 import torch
 
 if not torch.cuda.is_available():
@@ -21,7 +22,7 @@ from fastai.callback.fp16 import MixedPrecision
 from torch import nn
 from torch.amp import GradScaler, autocast
 
-from fastai_actstats.all import ActStats, Bins, Record
+from fastai_actstats.all import ActStats, Bins, Record, Sample
 from fastai_actstats.core.layers import choose, first_float
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
@@ -155,5 +156,14 @@ def two_fits(few, settings):
     learn.fit(2, settings.lr)
     learn.fit(1, settings.lr/10)
     return learn.act_stats.record
+
+def make_sample():
+    "80 items of two epochs in four groups, each of which is high in one unit"
+    rng = np.random.RandomState(0)
+    x = rng.randn(80, 6).astype(np.float32)
+    target = np.arange(80) % 4
+    x[np.arange(80), target] += 4
+    return Sample({'a.b/c': x, '0': x[:, :1]}, np.arange(80), np.repeat([0, 1], 40), target, target[::-1].copy(),
+                  dict(seed=1, pool='mean', seen=99, vocab=list('wxyz')))
 
 def findings(report): return [(f.layer, f.finding, f.since) for f in report]

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pandas as pd
+import pytest
 from helpers import ROOT
 
 from fastai_actstats import demo
@@ -13,6 +14,7 @@ def run(*args, cwd):
     return subprocess.run([sys.executable, '-m', 'fastai_actstats', *args], cwd=cwd, capture_output=True, text=True,
                           timeout=300)
 
+@pytest.mark.slow
 def test_it_writes_pictures_and_a_table(tmp_path):
     done = run('--epochs', '1', '--out', 'here', cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -22,6 +24,7 @@ def test_it_writes_pictures_and_a_table(tmp_path):
     table = pd.read_csv(tmp_path/'here'/'stats.csv')
     assert set(table.run) == {'batchnorm', 'plain'} and len(table) == 9 + 5
 
+@pytest.mark.slow
 def test_bad_options_are_refused_in_a_sentence(tmp_path):
     done = run('--layers', 'conv*', '--epochs', '1', cwd=tmp_path)
     assert done.returncode == 2 and "layers='conv*' matches none of the" in done.stderr

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import ROOT
 
 BIN = Path(sys.executable).parent
@@ -17,6 +18,7 @@ def test_ruff_finds_nothing():
     code, said = run('ruff', 'check', '--no-cache', '.')
     assert code == 0, said[-3000:]
 
+@pytest.mark.slow
 def test_types_of_core_and_analysis_hold():
     code, said = run('basedpyright', '--pythonpath', sys.executable)
     assert code == 0, said[-3000:]

@@ -1,6 +1,7 @@
 """The fence: which folder of the package may import what. The imports are read, none is run."""
 import ast
 import shutil
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,14 @@ HOT = {'kernels/dispatch': {'torch._C.DisableTorchFunctionSubclass'}}  # a call 
 # protocols of Python and IPython
 OURS = {'_repr_html_', '_fields', '_fields_', '_replace', '_asdict', '_all_', '_make'}
 
+parsed = cache(ast.parse)
+
 def modules(root):
     "Place in the package, such as 'core/ring' → syntax tree"
     files = sorted((root/PACKAGE).rglob('*.py'))
-    return {str(f.relative_to(root/PACKAGE).with_suffix('')): ast.parse(f.read_text(), str(f)) for f in files}
+    return {str(f.relative_to(root/PACKAGE).with_suffix('')): parsed(f.read_text()) for f in files}
 
-def room(place): return place.split('/')[0]
+def folder(place): return place.split('/')[0]
 
 def absolute(node, place):
     "The module that a `from ... import` names, dots resolved"
@@ -45,7 +48,7 @@ def imports(tree, place):
 
 def within(name, library): return name == library or name.startswith(library + '.')
 
-def allowed(place, rooms): return any(place == r or place.startswith(r + '/') for r in rooms)
+def allowed(place, folders): return any(place == r or place.startswith(r + '/') for r in folders)
 
 def chain(node, names):
     "'torch._C.x' for an attribute of something imported"
@@ -69,7 +72,7 @@ def broken(root):
     "Every place where the fence is broken, as a sentence"
     trees, said = modules(root), []
     for place, tree in trees.items():
-        here, names, taken = room(place), {}, []
+        here, names, taken = folder(place), {}, []
         for name, local, line in imports(tree, place):
             names[local] = name if local != name.split('.')[0] else local
             at = f'{place}:{line}'
@@ -77,8 +80,8 @@ def broken(root):
             if parts[0] == PACKAGE and len(parts) > 1 and here not in TOP:
                 there = parts[1]
                 if there != here and there not in BELOW.get(here, ()): said.append(f"{at} imports {name}, above it")
-            for library, rooms in LIBRARIES.items():
-                if within(name, library) and not allowed(place, rooms): said.append(f"{at} imports {name}")
+            for library, folders in LIBRARIES.items():
+                if within(name, library) and not allowed(place, folders): said.append(f"{at} imports {name}")
             if hidden(parts[-1]) and parts[0] == PACKAGE and parts[-1] != '_modidx' and not place.endswith('__init__'):
                 said.append(f"{at} takes {name} of another module")
             if parts[0] in ('torch', 'fastai') and any(map(hidden, parts)): taken.append((name, at))
@@ -100,7 +103,7 @@ def test_the_fence_stands():
     assert not broken(ROOT)
 
 def test_every_module_stands_in_a_folder():
-    places = [p for p in modules(ROOT) if room(p) not in BELOW]
+    places = [p for p in modules(ROOT) if folder(p) not in BELOW]
     assert set(places) <= set(TOP)
 
 BREAKS = {

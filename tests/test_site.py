@@ -16,6 +16,8 @@ from helpers import ROOT
 
 import fastai_actstats.all as everything
 
+pytestmark = pytest.mark.slow
+
 
 class Links(HTMLParser):
     def __init__(self, text):
@@ -59,17 +61,35 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site, p
     assert not wrong, wrong
     assert len(list(site.rglob('tutorials/pictures/*.png'))) > 15
 
+def entry(site, module, name):
+    "What a module's page says of a name"
+    page = (site/'reference'/f'{module}.html').read_text()
+    return page[page.index(f'id="{name}"'):]
+
 def test_every_public_name_is_there_with_its_parameters(site):
     index = (site/'reference'/'index.html').read_text()
     for name in everything.__all__:
         where = re.search(rf'href="([\w.]+)\.html#{name}"', index)
         assert where, name
-        page = (site/'reference'/f'{where[1]}.html').read_text()
-        section = page[page.index(f'id="{name}"'):]
+        section = entry(site, where[1], name)
         for parameter in inspect.signature(getattr(everything, name)).parameters:
             assert f'{parameter}</code>' in section, (name, parameter)
-    # what stands beside a parameter in the code
-    assert 'Number of bins, or a' in (site/'reference'/'callback.html').read_text()
+    where = re.search(r'href="([\w.]+)\.html#ActStats"', index)[1]
+    assert 'Number of bins, or a' in entry(site, where, 'ActStats')  # what stands beside a parameter in the code
+
+def test_modules_are_grouped_by_folder_and_those_of_the_inside_stand_apart(site):
+    home, index = ((site/name).read_text() for name in ('index.html', 'reference/index.html'))
+    menu = re.findall(r'href="reference/([\w.]+)\.html"', home[home.rindex('href="reference/index.html"'):])[1:]
+    package = ROOT/'fastai_actstats'
+    there = ['.'.join(f.relative_to(package).with_suffix('').parts) for f in package.rglob('*.py')
+             if f.stem not in ('__init__', '__main__', '_modidx', 'all')]
+    assert sorted(menu) == sorted(there)
+    public = set(re.findall(r'href="([\w.]+)\.html#', index))
+    assert set(menu[:len(public)]) == public
+    order = ['kernels', 'core', 'analysis', 'plots', 'callbacks', 'features', '']
+    for part in (menu[:len(public)], menu[len(public):]):
+        folders = [n.rpartition('.')[0] for n in part]
+        assert folders == sorted(folders, key=order.index)
 
 def test_it_can_be_searched_without_a_network(site):
     found = json.loads((site/'search'/'search_index.json').read_text())

@@ -253,6 +253,6 @@ def test_many_layers_and_a_long_run():
     for fig in (many.color_dim(most=20), many.plot_stats(['std'], most=20), many.difference()):
         fig.canvas.draw()
         assert max(fig.get_size_inches()) < 25
-    long = compare(a=run(noise(1, 2)*5000, capacity=64), b=run(noise(1, 2)*5000, capacity=256))
+    long = compare(a=run(noise(1, 2)*2000, capacity=64), b=run(noise(1, 2)*2000, capacity=256))
     assert long.distances()['b'].shape[0] <= 64
     long.color_dim().canvas.draw()

@@ -178,6 +178,7 @@ def test_diagnose_wants_something_recorded(learner):
     with pytest.raises(ValueError, match='cbs=ActStats'): diagnose(learner())
     assert 'Nothing is recorded' in repr(diagnose(learner(ActStats())))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['bias_kills_relu', 'nan_in_one_batch', 'deep_sigmoid', 'deep_tanh_saturated',
                                   'init_far_too_large', 'init_far_too_small', 'inputs_not_normalised', 'frozen_layer',
                                   'layer_skipped', 'no_warmup_plain', 'lr_far_too_low', 'gelu', 'relu_mlp', 'tanh_mlp',

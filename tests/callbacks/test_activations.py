@@ -13,6 +13,7 @@ from fastai_actstats.all import ActStats, GradStats, WeightStats
 from fastai_actstats.demo import reference_cnn
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:You are shadowing an attribute .modules.')  # fastai's callback does
 @pytest.mark.parametrize('kernel', ['eager', 'cpu'])
 def test_equals_fastais_activation_stats_on_every_batch(learner, dls, settings, kernel):

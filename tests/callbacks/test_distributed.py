@@ -18,6 +18,8 @@ from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels.eager import MAX, MEAN, MIN
 
+pytestmark = pytest.mark.slow
+
 WORKER, LIMIT = ROOT/'tests'/'distributed_worker.py', 240
 
 def free_port():

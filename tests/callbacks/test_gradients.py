@@ -171,6 +171,7 @@ def test_bad_arguments_are_refused():
         with pytest.raises(ValueError, match=match): GradStats(**kwargs)
     with pytest.raises(TypeError, match="pick='x'"): GradStats(pick='x')
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:The .grad attribute of a Tensor')  # dynamo looks at it
 def test_a_compiled_model_has_the_same_gradients(learner, settings):
     models = seeded(reference_cnn(False), reference_cnn(False))

@@ -263,6 +263,7 @@ def fuzz(seconds, seed):
     assert (done.returncode == 0
             and done.stdout.endswith('ok\n')), f'{done.returncode}: {done.stdout}{done.stderr[-3000:]}'
 
+@pytest.mark.slow
 def test_whatever_a_layer_returns(record_row):
     fuzz(SECONDS, time.time_ns() % 10**9)
     record_row('faults', 'a layer that returns anything at all', 'yes, where it holds floats', 'yes', 'yes')
@@ -304,6 +305,7 @@ print([str(w.message).split(': ')[0] for w in told if 'left out' in str(w.messag
 print((rec['big'].count[:, 0]/2**26).tolist(), rec['lin.1'].count[:, 0].tolist(), hooks_on(learn.model))
 """
 
+@pytest.mark.slow
 def test_memory_that_runs_out_costs_one_batch_of_one_layer(record_row):
     done = run_script(FULL)
     told, counts, *_ = done.stdout.split('\n') + ['', '']
@@ -359,6 +361,7 @@ for first, fallback in ((nn.Dropout2d(.2), True), (nn.Dropout2d(.2), False), (nn
     print(torch.equal(alone, watched), told)
 """
 
+@pytest.mark.slow
 def test_random_numbers_of_compiled_graphs(record_row):
     done = run_script(COMPILED)
     same, warned, plain = done.stdout.split('\n')[:3]

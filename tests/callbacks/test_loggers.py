@@ -165,6 +165,7 @@ with warnings.catch_warnings(record=True) as found:
     print(len(learn.act_stats.record), learn.epoch, told, flush=True)
 """
 
+@pytest.mark.slow
 def test_training_goes_on_when_the_disk_is_full(tmp_path):
     import subprocess
     import sys

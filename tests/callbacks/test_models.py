@@ -26,6 +26,7 @@ def fit(family, *cbs, epochs=2, **kwargs):
 LAYERS = {'tuples, dicts, dataclasses': lambda n, m: '.' not in n and n != 'Structured',
           'shared, repeated, skipped layers': lambda n, m: '.' not in n and n != 'Shared'}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('family', FAMILIES)
 def test_family(family, record_row):
     layers = LAYERS.get(family)

@@ -135,6 +135,7 @@ def run(learner, settings, way, watch):
         train(learn, settings.lr)
     return learn, (torch.stack(trace.seen), *learn.model.state_dict().values(), torch.get_rng_state())
 
+@pytest.mark.slow
 @pytest.mark.parametrize('way', WAYS)
 def test_way(way, learner, settings, record_row):
     _, alone = run(learner, settings, way, False)
@@ -195,6 +196,7 @@ def compiled_run(few, cbs, later=False, between=None):
             if later: learn.add_cbs(cbs)
     return learn, counters['stats']['unique_graphs'], sum(counters['graph_break'].values())
 
+@pytest.mark.slow
 @pytest.mark.parametrize('between', [None, lambda learn: learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)],
                          ids=['plain', 'lr_find between'])
 def test_compiled_before_it_is_watched(few, between, record_row):
@@ -208,12 +210,14 @@ def test_compiled_before_it_is_watched(few, between, record_row):
     assert not hooks_on(learn.model)
     record_row('training', 'torch.compile, with the callback there', 'yes', 'yes', 'yes')
 
+@pytest.mark.slow
 def test_compiled_and_run_before_the_callback_is_there(few, record_row):
     learn, graphs, breaks = compiled_run(few, [ActStats()], later=True)
     assert len(learn.act_stats.record) == BATCHES and (learn.act_stats.record.count > 0).all() and breaks == 0
     assert not hooks_on(learn.model)
     record_row('training', 'torch.compile, run before the callback is there', 'yes, compiled once more', 'yes', 'yes')
 
+@pytest.mark.slow
 def test_compiled_anew_while_the_callback_was_away(few, record_row):
     act_stats = ActStats()
     learn, *_ = compiled_run(few, [act_stats])
@@ -260,6 +264,7 @@ def goes_on(learn, lr):
     assert (after.fits[len(before):] == fits + 1).all() and (after.count[len(before):, 0] == 64*8*14*14).all()
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('order', [-50, 70], ids=['early', 'late'])
 @pytest.mark.parametrize('event', EVENTS)
 def test_cancel_exceptions_at_every_event(event, order, learner, settings, record_row):
@@ -303,6 +308,7 @@ def failing(where, error):
         return nn.functional.cross_entropy(pred, y)
     return dict(made, loss_func=loss)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('error', [ZeroDivisionError('made on purpose'), KeyboardInterrupt(), SystemExit()],
                          ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize('where', ['forward', 'loss', *EVENTS])
@@ -337,6 +343,7 @@ with learn.no_bar(), learn.no_logging():
     print('then', len(learn.act_stats.record), hooks_on(learn.model))
 """
 
+@pytest.mark.slow
 def test_a_real_ctrl_c_in_the_middle_of_a_batch(record_row):
     done = run_script(INTERRUPTED)
     assert done.stdout.split('\n')[:2] == ['interrupted 5 [] False', f'then {5 + 58} []'], done.stderr[-2000:]
@@ -376,6 +383,7 @@ def test_an_evaluation_amid_a_fit(learner, settings):
 
 # Files
 
+@pytest.mark.slow
 def test_export_and_load(learner, settings, tmp_path, pictures):
     sizes = {}
     for name, cbs in (('alone', []), ('watched', [ActStats()])):

@@ -119,6 +119,7 @@ def run(code, *args, **kwargs):
     return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True, **kwargs)
 
+@pytest.mark.slow
 def test_what_another_process_is_writing_is_not_swept(tmp_path):
     code = ("import sys; from fastai_actstats.core.disk import atomic\n"
             "with atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()")
@@ -208,6 +209,7 @@ def server(tmp_path_factory):
     yield res
     res.process.communicate()
 
+@pytest.mark.slow
 @pytest.mark.xdist_group('disk')
 def test_readers_beside_two_writers_find_whole_files(tmp_path, server):
     path, reads, end = tmp_path/'a.npz', set(), time.time() + 1
@@ -229,6 +231,7 @@ def whole_page(path):
 
 CHECKS = dict(record=Record.load, sample=Sample.load, live=whole, pages=whole_page)
 
+@pytest.mark.slow
 @pytest.mark.xdist_group('disk')
 @pytest.mark.parametrize('kind', CHECKS)
 def test_sixty_kills_leave_whole_files_and_nothing_stale(tmp_path, server, kind):

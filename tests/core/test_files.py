@@ -219,6 +219,7 @@ def use(rec, tmp_path):
         drawn.figure.savefig(tmp_path/'a.png', dpi=20)
         plt.close('all')
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::RuntimeWarning')  # pictures of numbers that no run gives
 def test_what_is_loaded_can_be_used(tmp_path):
     path, used, seed = tmp_path/'run.npz', 0, 0

@@ -153,6 +153,7 @@ def close(rec, t, i, x):
     np.testing.assert_allclose(rec.mean[t, i], x.mean(), rtol=1e-5, atol=1e-9*float(x.abs().max()))
     if x.numel() > 1: np.testing.assert_allclose(rec.std[t, i], x.std(), rtol=1e-5, atol=1e-10)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', MODELS)
 @pytest.mark.filterwarnings('ignore:.*reduce_range', 'ignore:dropout option adds', 'ignore:.*torch.ao.quantization')
 def test_layers_and_parameters_of_real_models(name, tmp_path, record_row):
@@ -194,6 +195,7 @@ def test_attention_is_seen_in_validation_too():
     learn.fit(1, 1e-3)
     assert ours.record.valid.count.shape == (2, 7) and (ours.record.valid.count == ours.record.train.count).all()
 
+@pytest.mark.slow
 def test_a_compiled_encoder_is_watched():
     def fit(*cbs):
         set_seed(7)

@@ -271,6 +271,7 @@ def fates(tmp_path_factory):
     out = run(HEAD + f"CRASHES, FOLDER = {codes!r}, {str(folder)!r}" + FORK)
     return {name: (int(code), (folder/name).read_text()) for name, code in map(str.split, out.splitlines())}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CRASHES)
 def test_memory_that_is_not_there_kills_no_process(fates, name):
     code, said = fates[name]
@@ -337,6 +338,7 @@ def equal(some, others):
         assert (a.hist == b.hist).all()
         assert np.allclose(a.mean, b.mean, rtol=1e-9, atol=1e-12) and np.allclose(a.std, b.std, rtol=1e-9, atol=1e-12)
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_work_loses_no_record(fresh, learner, settings):
     want, seen = recorded(learner, settings.lr, kernel='eager')
     assert not seen
@@ -351,6 +353,7 @@ def test_a_kernel_that_does_not_work_loses_no_record(fresh, learner, settings):
         learn.fit(1, settings.lr)
     assert all(map(torch.equal, before, learn.model.parameters()))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kernel', ['auto', 'cpu'])
 def test_a_kernel_that_fails_amid_a_fit_loses_no_batch(fresh, learner, settings, kernel):
     want, _ = recorded(learner, settings.lr, kernel='eager')
@@ -396,6 +399,7 @@ def test_a_package_that_is_missing_is_not_worth_a_warning(fresh, monkeypatch):
     with pytest.raises(ImportError, match=r"kernel='cpu' needs numba \(pip install"):
         Summary.of(torch.ones(5), kernel='cpu')
 
+@pytest.mark.slow
 def test_a_broken_installation_is_named(tmp_path):
     (tmp_path/'numba.py').write_text("raise AttributeError('llvmlite is too old')")
     run("""

@@ -28,6 +28,7 @@ def threads():
     yield
     torch.set_num_threads(1)
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:.*fork.*:DeprecationWarning')
 def test_beside_forked_workers(few, threads):
     for _ in range(2):
@@ -54,6 +55,7 @@ def test_threads_are_those_of_torch(threads, monkeypatch):
     for size in (2*cpu.PART, 2*cpu.PART + 1): Summary.of(torch.randn(size), kernel='cpu')
     assert taken == [2]
 
+@pytest.mark.slow
 def test_two_learners_in_two_threads(few, threads):
     def run(learn, errors):
         try: learn.fit(2, 1e-3)
@@ -78,6 +80,7 @@ if os.fork() == 0:
 raise SystemExit(os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
+@pytest.mark.slow
 def test_a_process_that_forks_after_a_fit():
     assert subprocess.run([sys.executable, '-W', 'ignore', '-c', FORKED], cwd=ROOT, timeout=120).returncode == 0
 
@@ -100,6 +103,7 @@ for architecture in (80, 90):
     assert triton.compile(source, target=GPUTarget('cuda', architecture, 32)).asm['cubin']
 """
 
+@pytest.mark.slow
 def test_the_cuda_kernels_compile_for_real_gpus():
     "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and space for all programs"
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
