@@ -50,7 +50,8 @@ class Peers:
         self.names = {}  # rank → what it has
         self.gone = set()  # ranks that did not answer: nobody waits for them
         self.lost = False  # can this rank reach no other?
-        store = default_store(dist)  # a connection of its own, where there can be one: waiting holds up nobody
+        store = default_store(dist)
+        # a connection of its own, where there can be one: waiting for a rank holds up nobody else
         self.store = within(limit, store.clone) if hasattr(store, 'clone') else store
         within(2*limit + 2*SLACK, lambda: self._begin(json.dumps(sorted(names)), list(range(self.size))))
         self.gone.update(set(range(self.size)) - set(self.names))
