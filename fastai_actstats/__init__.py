@@ -2,6 +2,7 @@
 
 Modules:
 
+- `fastai_actstats.all`: Everything public: `from fastai_actstats.all import *`
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
@@ -14,9 +15,8 @@ Modules:
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
-- `fastai_actstats.callbacks.observer`: What every observing callback is on a learner: a name of its own, and all that its record offers
+- `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
-- `fastai_actstats.callbacks.visitor`: A callback that may come, go and change its learner at any time
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive

@@ -1,4 +1,6 @@
 """What holds for every file: lint, types, lengths."""
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,13 @@ def test_ruff_finds_nothing():
 def test_types_of_core_and_analysis_hold():
     code, said = run('basedpyright', '--pythonpath', sys.executable)
     assert code == 0, said[-3000:]
+
+def test_the_package_lists_its_modules():
+    "nbdev lists a module whose docstring says more than its title: four lines or more"
+    package = ROOT/'fastai_actstats'
+    files = [f.relative_to(ROOT).with_suffix('') for f in sorted(package.rglob('*.py')) if f.name[0] != '_']
+    listed = re.findall(r'^- `([\w.]+)`: .', ast.get_docstring(ast.parse((package/'__init__.py').read_text())), re.M)
+    assert listed == ['.'.join(f.parts) for f in files]
 
 def lengths(pattern, of):
     return {str(f.relative_to(ROOT)): of(f) for f in ROOT.glob(pattern) if '.ipynb_checkpoints' not in f.parts}

@@ -13,7 +13,9 @@ BELOW = {'kernels': (), 'core': ('kernels',), 'analysis': ('core', 'kernels'), '
 TOP = 'all', 'demo', 'cli', '__main__', '__init__', '_modidx'  # modules beside the folders: they may import everything
 LIBRARIES = {'fastai': ('callbacks', 'features', 'demo', 'cli'),
              'matplotlib': ('plots', 'features', 'demo', 'cli'), 'seaborn': ('plots', 'features', 'demo', 'cli'),
-             'torch.distributed': ('callbacks/distributed',), 'triton': ('kernels',), 'numba': ('kernels',)}
+             # how ranks meet, and who asks for it when, are two things
+             'torch.distributed': ('callbacks/distributed', 'callbacks/exchange'),
+             'triton': ('kernels',), 'numba': ('kernels',)}
 PRIVATE = 'callbacks/compat'  # where private names of torch and fastai stand
 HOT = {'kernels/dispatch': {'torch._C.DisableTorchFunctionSubclass'},  # a call less for each tensor
        'kernels/cpu': {'torch._C.__file__'}}  # its own OpenMP is found through it: no public name

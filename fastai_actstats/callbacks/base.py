@@ -17,7 +17,6 @@ from .compat import aside, compiled
 from .distributed import Ranks, begin_fit, world
 from .hooks import Tap, Watch, call_names
 from .observer import Recording
-from .visitor import Visitor
 from ..core.accumulator import Recorder
 from ..core.arguments import check_function, check_whole
 from ..core.layers import NothingToWatch, choose, follows, named_layers, type_name
@@ -28,7 +27,7 @@ from ..kernels.dispatch import check_kernel
 __all__ = ['StatsCallback', 'LayerStats']
 
 # %% ../../nbs/callbacks/03_base.ipynb #stats-callback
-class StatsCallback(Visitor, Recording):
+class StatsCallback(Recording):
     "Watches layers during training and holds a `Record`; what is watched is the subclass's business"
     order = -20  # as fastai's: a batch is committed before callbacks like `TerminateOnNaN` can end the fit
     what = 'activations'
@@ -132,7 +131,7 @@ class StatsCallback(Visitor, Recording):
 
     def merge_ranks(self, at=None):
         "Merge what the processes that train together recorded so far: to be called on all of them, as happens when a fit ends"
-        if self.merges: self.ranks.meet(self.name, lambda: self.recorder.record, self.recorder.version, at=at)
+        if self.merges: self.ranks.merge(self.name, lambda: self.recorder.record, self.recorder.version, at=at)
 
     def _mark(self): return id(self.fit_id), self.learn.epoch
     def rest(self):

@@ -232,7 +232,7 @@ class DeadUnits(StatsCallback):
 
     def merge_ranks(self, at=None):
         "Merge what the processes that train together counted so far: to be called on all of them, as happens when a fit ends"
-        self.ranks.meet(self.name, lambda: flat(self.recorder.record), self.recorder.version, unflat, at)
+        self.ranks.merge(self.name, lambda: flat(self.recorder.record), self.recorder.version, unflat, at)
 
     @property
     def record(self) -> UnitRecord:

@@ -20,7 +20,7 @@ from fastai.basics import (
 from torch import nn
 
 # %% auto #0
-__all__ = ['CANCEL', 'transformed', 'elsewhere', 'aside', 'compiled', 'scripted']
+__all__ = ['CANCEL', 'transformed', 'elsewhere', 'aside', 'compiled', 'scripted', 'only_in_fits', 'default_store', 'wandb_step']
 
 # %% ../../nbs/callbacks/01_compat.ipynb #compat-code
 def elsewhere() -> bool:
@@ -43,3 +43,16 @@ def scripted(model:nn.Module) -> set[nn.Module]:
     return {m for s in model.modules() if isinstance(s, torch.jit.ScriptModule) for m in s.modules() if m is not s}
 
 transformed = torch._C._are_functorch_transforms_active  # () -> is this within `torch.func.grad`, `vmap`, `jvp`, ...?
+
+def only_in_fits(cls):
+    "Class decorator: fastai takes such callbacks off for `learn.summary()`, which fires the events of a fit (2.8.12)"
+    cls._only_train_loop = True
+    return cls
+
+def default_store(dist):
+    "The store through which the processes that train together found each other; `dist` is `torch.distributed` (2.14)"
+    return dist.distributed_c10d._get_default_store()
+
+def wandb_step(callback) -> int:
+    "The step at which fastai's `WandbCallback` logs (2.8.12)"
+    return callback._wandb_step

@@ -14,8 +14,7 @@ from fastai.basics import CancelFitException
 from ..analysis.report import Report, chosen_rules, examine
 from .compat import aside
 from .distributed import peers, world
-from .observer import Recording
-from .visitor import Visitor
+from .observer import Recording, Visitor
 from ..core.arguments import check_whole
 from ..core.ranks import listed
 

@@ -19,7 +19,7 @@ from fastcore.imports import in_notebook
 from .compat import aside
 from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all, world
-from .visitor import Visitor
+from .observer import Visitor
 from ..core.arguments import check_flag, check_number, check_path, check_whole
 from ..core.disk import atomic
 from ..plots.live import get_ready, live_figure, png

@@ -15,7 +15,6 @@ from .base import StatsCallback
 from .compat import aside, transformed
 from .hooks import Watch
 from .observer import Observer
-from .visitor import Visitor
 from ..core.arguments import check_flag, why
 from ..core.channels import makers
 from ..core.layers import choose, named_layers
@@ -34,7 +33,7 @@ from fastai_actstats.core.samples import (
 __all__ = ['ActSample']
 
 # %% ../../nbs/callbacks/08_sample.ipynb #act-sample-class
-class ActSample(Visitor, Observer):
+class ActSample(Observer):
     """Keeps a uniform sample of the validation set's activations, at the end of each epoch's validation.
 
     `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows for each layer, whatever the set's size."""

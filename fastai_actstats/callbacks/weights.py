@@ -173,7 +173,7 @@ class WeightStats(StatsCallback):
 
     def merge_ranks(self, at=None):
         "Of parameters that are sharded over the ranks; every value is counted once"
-        if self.merges: self.ranks.meet(self.name, self._own, self.recorder.version, at=at)
+        if self.merges: self.ranks.merge(self.name, self._own, self.recorder.version, at=at)
 
     def _own(self):
         rec = self.recorder.record

@@ -360,7 +360,10 @@ class TestTwo:
                    'yes, as plain hooks', '-', '-')
 
     @pytest.mark.parametrize('name', SEVERAL)
-    def test_no_process_dies_or_waits_twice(self, two, name): SEVERAL[name](of(two, name))
+    def test_no_process_dies_or_waits_twice(self, two, name, record_row):
+        SEVERAL[name](of(two, name))
+        record_row('endings', 'two processes, ' + SEVERAL[name].__name__.replace('_', ' '),
+                   'yes, and who is missing is named', 'yes, no process dies', '-')
 
 def test_four_processes_and_one_is_killed(tmp_path):
     results = launched(tmp_path, 4, 'equal', 'fsdp', *SEVERAL, 'killed', expect=None)

@@ -188,7 +188,7 @@ def test_a_callback_that_cannot_begin_in_the_middle_of_a_fit_stands_aside(learne
     nothing_left(learn)
     with pytest.raises(ValueError, match='matches none'): learn.fit(1, settings.lr)
 
-def test_one_callback_on_two_learners_in_turn(learner, settings):
+def test_one_callback_on_two_learners_in_turn(learner, settings, record_row):
     cb = ActStats()
     one = learner(cb)
     one.fit(1, settings.lr)
@@ -204,9 +204,10 @@ def test_one_callback_on_two_learners_in_turn(learner, settings):
     assert len(cb.record) == 3*BATCHES and cb not in two.cbs
     nothing_left(one)
     nothing_left(two)
+    record_row('endings', 'a callback put on another learner between fits', 'yes', '-', 'yes')
 
 @pytest.mark.parametrize('event', ['before_batch', 'after_batch', 'after_train', 'after_epoch'])
-def test_one_callback_on_two_learners_nested(event, learner, settings):
+def test_one_callback_on_two_learners_nested(event, learner, settings, record_row):
     cb, seen = ActStats(), []
     def nest(learn):
         try: learner(cb).fit(1, settings.lr)
@@ -218,6 +219,7 @@ def test_one_callback_on_two_learners_nested(event, learner, settings):
         assert seen == ['act_stats watches a fit that is under way: another learner takes a callback of its own']
         assert len(cb.record) == 2*BATCHES and (cb.record.count[:, 0] == 64*8*14*14).all()
     else: assert not seen and len(cb.record) == 2*BATCHES  # its first epoch here, and the other learner's
+    record_row('endings', f'a callback put on another learner at {event}', 'yes', '-', 'yes')
 
 def test_what_goes_wrong_between_epochs_is_warned_of_once(learner, settings):
     class Broken(ActStats):

@@ -166,7 +166,7 @@ with warnings.catch_warnings(record=True) as found:
 """
 
 @pytest.mark.slow
-def test_training_goes_on_when_the_disk_is_full(tmp_path):
+def test_training_goes_on_when_the_disk_is_full(tmp_path, record_row):
     import subprocess
     import sys
     done = subprocess.run([sys.executable, '-c', FULL, tmp_path], capture_output=True, text=True, timeout=300)
@@ -175,6 +175,8 @@ def test_training_goes_on_when_the_disk_is_full(tmp_path):
     assert len(read_events(tmp_path/'events').Scalars('activations/0/mean')) >= 12
     from fastai_actstats.all import Record
     assert len(Record.load(tmp_path/'run.npz')) == 12 and not list(tmp_path.glob('.*'))
+    record_row('faults', 'a disk that is full: records, event files, live pictures',
+               'yes, files as of the epoch before', 'yes, it goes on', 'yes, no stale file')
 
 def test_a_directory_that_cannot_be_written_to_is_said_before_training(learner, tmp_path):
     (tmp_path/'file').write_text('x')
@@ -211,10 +213,11 @@ def test_a_writer_that_a_broken_fit_left_open_is_closed(learner, tmp_path):
     learn.fit(1, 1e-3)
     assert closed == [None] and learn.tensor_board_stats.writer is None
 
-def test_wandb_that_fails_does_not_end_the_fit(learner, wandb_run, monkeypatch):
+def test_wandb_that_fails_does_not_end_the_fit(learner, wandb_run, monkeypatch, record_row):
     import wandb
     def fail(*args, **kwargs): raise wandb.Error('the run is gone')
     learn = learner([ActStats(), WandbStats()])
     monkeypatch.setattr(wandb, 'log', fail)
     with pytest.warns(UserWarning, match='WandbStats could not log: the run is gone') as found: learn.fit(2, 1e-3)
     assert len(found) == 1 and len(learn.act_stats.record) == 28
+    record_row('faults', "a logger's server that is gone", 'yes', 'yes, it goes on', '-')

@@ -13,7 +13,7 @@ def beside(path, new):
     return pytest.warns(UserWarning,
                         match=f'{path} holds what this run does not: it stays, and this run is written to {new}')
 
-def test_a_run_that_is_resumed_after_a_kill_keeps_the_old_file(tmp_path):
+def test_a_run_that_is_resumed_after_a_kill_keeps_the_old_file(tmp_path, record_row):
     first = tiny(tmp_path, ActStats(), SaveRecord('k.npz'), StopAt(5, 2, RuntimeError('power cut')))
     with pytest.raises(RuntimeError): first.fit(8)
     old = (tmp_path/'k.npz').read_bytes()
@@ -23,6 +23,7 @@ def test_a_run_that_is_resumed_after_a_kill_keeps_the_old_file(tmp_path):
     assert len(found) == 1 and (tmp_path/'k.npz').read_bytes() == old
     assert sorted(os.listdir(tmp_path)) == ['k.1.npz', 'k.npz']
     assert Record.load(tmp_path/'k.1.npz') == again.act_stats.record and len(again.act_stats.record) == 12
+    record_row('endings', 'resumed after a kill, with the same file name', 'yes, in two files', '-', '-')
 
 def test_a_cell_that_is_run_again_writes_beside_even_if_its_run_is_longer(tmp_path):
     kept = []

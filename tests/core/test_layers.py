@@ -187,16 +187,17 @@ def test_layers_and_parameters_of_real_models(name, tmp_path, record_row):
     assert same(watched, train(name)[1])
     record_row('models', name, 'yes', 'yes', 'yes')
 
-def test_attention_is_seen_in_validation_too():
+def test_attention_is_seen_in_validation_too(record_row):
     "where torch would take a fast path that calls no layer, were there no hooks"
     set_seed(7)
     ours = ActStats(phase='both')
     learn = quiet(Learner(vectors(), _encoder(), loss_func=CrossEntropyLossFlat(), cbs=ours))
     learn.fit(1, 1e-3)
     assert ours.record.valid.count.shape == (2, 7) and (ours.record.valid.count == ours.record.train.count).all()
+    record_row('phases', "phase='both', a transformer encoder, which would take its fast path", 'yes', '-', '-')
 
 @pytest.mark.slow
-def test_a_compiled_encoder_is_watched():
+def test_a_compiled_encoder_is_watched(record_row):
     def fit(*cbs):
         set_seed(7)
         trace, model = LossTrace(), _encoder()
@@ -210,6 +211,7 @@ def test_a_compiled_encoder_is_watched():
     assert torch.equal(fit(ours, weights), fit())
     assert ours.record.layers == MODELS['nn.TransformerEncoder'][2] and (ours.record.count > 0).all()
     assert weights.record.layers == [n for n, _ in _encoder().named_parameters()] and (weights.updates.count > 0).all()
+    record_row('training', 'torch.compile of a transformer encoder', 'yes', 'yes', '-')
 
 def test_a_model_with_nothing_of_the_kind_trains_on_and_is_warned_of_once():
     set_seed(7)
@@ -257,7 +259,7 @@ def test_only_what_torch_wraps_a_model_in_is_left_out_of_names():
     own.scale = nn.Parameter(torch.ones(2))
     assert list(named_layers(own)) == ['DataParallel', 'module'], "what has parameters of its own is no wrapper"
 
-def test_a_module_named_module_is_not_a_wrapper():
+def test_a_module_named_module_is_not_a_wrapper(record_row):
     set_seed(7)
     ours, plain = ActStats(['0', '0.module']), Keep(Scale)
     learn = quiet(Learner(vectors(), nn.Sequential(Scale(nn.Linear(8, 5))), loss_func=CrossEntropyLossFlat(),
@@ -272,6 +274,7 @@ def test_a_module_named_module_is_not_a_wrapper():
     for weights in (saved, {n.removeprefix('module.'): v for n, v in saved.items()}):
         assert torch.equal(filter_weights(nn.Sequential(Scale(nn.Conv2d(1, 2, 3))), '0.module', weights),
                            saved['module.0.module.weight'])
+    record_row('models', 'a module whose only child is named `module`', 'yes, as plain hooks', '-', '-')
 
 def test_fully_sharded_modules_keep_their_names(tmp_path):
     from torch.distributed.fsdp import fully_shard
@@ -365,7 +368,7 @@ def test_long_names(tmp_path):
     learn.fit(1, 1e-3)
     assert Record.load(tmp_path/'run.npz').layers == [n for n, _ in net.named_children()]
 
-def test_lazy_parameters_are_watched_from_the_first_step():
+def test_lazy_parameters_are_watched_from_the_first_step(record_row):
     model, weights = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.LazyLinear(5)), Weights()
     model.never = nn.LazyLinear(3)
     learn = quiet(Learner(vectors(), model, loss_func=CrossEntropyLossFlat(), cbs=[ActStats(), WeightStats(), weights]))
@@ -378,6 +381,7 @@ def test_lazy_parameters_are_watched_from_the_first_step():
     for t, seen in enumerate(weights.seen):
         for one, part in zip((stats.record, stats.grads, stats.updates), seen):
             for n, x in part.items(): close(one, t, one.layers.index(n), x)
+    record_row('models', 'lazy layers', 'yes, from the first step on', '-', '-')
 
 # what never ran
 

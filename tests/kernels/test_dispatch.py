@@ -339,7 +339,7 @@ def equal(some, others):
         assert np.allclose(a.mean, b.mean, rtol=1e-9, atol=1e-12) and np.allclose(a.std, b.std, rtol=1e-9, atol=1e-12)
 
 @pytest.mark.slow
-def test_a_kernel_that_does_not_work_loses_no_record(fresh, learner, settings):
+def test_a_kernel_that_does_not_work_loses_no_record(fresh, learner, settings, record_row):
     want, seen = recorded(learner, settings.lr, kernel='eager')
     assert not seen
     fresh.patch(no_compiler)
@@ -352,10 +352,12 @@ def test_a_kernel_that_does_not_work_loses_no_record(fresh, learner, settings):
     with pytest.raises(RuntimeError, match="kernel='cpu' does not work here: OSError: no compiler here"):
         learn.fit(1, settings.lr)
     assert all(map(torch.equal, before, learn.model.parameters()))
+    record_row('faults', 'a compiled kernel that does not work',
+               'yes, by the one in torch', 'yes, or refused before', '-')
 
 @pytest.mark.slow
 @pytest.mark.parametrize('kernel', ['auto', 'cpu'])
-def test_a_kernel_that_fails_amid_a_fit_loses_no_batch(fresh, learner, settings, kernel):
+def test_a_kernel_that_fails_amid_a_fit_loses_no_batch(fresh, learner, settings, kernel, record_row):
     want, _ = recorded(learner, settings.lr, kernel='eager')
     kernel_for(empty(bins=Bins()), kernel)
     real, calls = fresh.cpu.reduce_, []
@@ -368,6 +370,7 @@ def test_a_kernel_that_fails_amid_a_fit_loses_no_batch(fresh, learner, settings,
     assert len(seen) == 1 and 'OSError: gone' in seen[0] and len(calls) > 20, seen
     equal(got, want)
     if kernel == 'auto': assert len(calls) == 21  # and is called no more
+    record_row('faults', 'a compiled kernel that fails amid a fit', 'yes, by the one in torch', '-', '-')
 
 def test_no_room_is_no_reason_to_give_a_kernel_up(fresh):
     x, row = torch.randn(100), empty(bins=Bins())
