@@ -27,7 +27,7 @@ def plot_units(
 ) -> plt.Figure:
     "For every unit of every layer and every window, the share of values for which it was alive"
     if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
-    layers = rec.layers if layers is None else [rec._name(n) for n in ([layers] if isinstance(layers, (str, int)) else layers)]
+    layers = rec.layers if layers is None else [rec.layer_name(n) for n in ([layers] if isinstance(layers, (str, int)) else layers)]
     cols = min(len(layers), 4)
     rows = math.ceil(len(layers)/cols)
     fig, axs = plt.subplots(rows, cols, figsize=figsize or (max(3.2*cols + 1, 6), min(2.9*rows, 22) + .5), squeeze=False, sharex=True,

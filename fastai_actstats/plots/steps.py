@@ -15,7 +15,7 @@ import seaborn as sns
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter
 
-from ..analysis.troubles import update_ratio
+from ..analysis.weights import update_ratio
 from ..core.record import STATS, Record
 from fastai_actstats.plots.axes import (
     _RIM,
