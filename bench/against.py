@@ -1,8 +1,8 @@
 """This tree against another commit, in one run: `python bench/against.py REVISION`
 
-One process for each of the two trees, kept waiting between its turns: processor time of one thread for a training step of the
-reference CNN without watchers, with `ActStats` and with all four observers, and for a reduction. Turns alternate, so that a busy
-machine is as unkind to both."""
+One process for each of the two trees, kept waiting between its turns: processor time of one thread for a training
+step of the reference CNN without watchers, with `ActStats` and with all four observers, and for a reduction. Turns
+alternate, so that a busy machine is as unkind to both."""
 import subprocess
 import sys
 import tempfile
@@ -48,8 +48,10 @@ for line in sys.stdin:
 class Tree:
     "A process that runs what it is told on one tree"
     def __init__(self, path):
-        self.process = subprocess.Popen([sys.executable, '-c', WORKER], cwd=path, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        text=True, env={'PYTHONPATH': str(path), 'PATH': '/usr/bin:/bin', 'HOME': str(Path.home())})
+        self.process = subprocess.Popen([sys.executable, '-c', WORKER], cwd=path, stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True,
+                                        env={'PYTHONPATH': str(path), 'PATH': '/usr/bin:/bin',
+                                             'HOME': str(Path.home())})
         self.ways = self.process.stdout.readline().rstrip().split('|')
 
     def run(self, way): # seconds of processor time a call or step
@@ -60,7 +62,8 @@ class Tree:
 def main(revision):
     root, rounds = HERE.parent, settings().getint('training_rounds')
     with tempfile.TemporaryDirectory() as folder:
-        subprocess.run(['git', 'worktree', 'add', '--detach', folder, revision], cwd=root, check=True, capture_output=True)
+        subprocess.run(['git', 'worktree', 'add', '--detach', folder, revision], cwd=root, check=True,
+                       capture_output=True)
         try:
             trees, rows = {'now': Tree(root), 'then': Tree(folder)}, []
             for way in trees['now'].ways:

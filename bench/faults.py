@@ -14,17 +14,27 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from fastai.basics import Adam, Callback, CrossEntropyLossFlat, DataLoaders, Lamb, Learner, RMSProp, SGD, ranger, set_seed
-from fastai.callback import schedule  # `fit_one_cycle`
+from fastai.basics import (
+    SGD,
+    Adam,
+    Callback,
+    CrossEntropyLossFlat,
+    DataLoaders,
+    Lamb,
+    Learner,
+    RMSProp,
+    ranger,
+    set_seed,
+)
 from fastai.layers import ResBlock
 from torch import nn
 
 from fastai_actstats.callbacks.activations import ActStats
 from fastai_actstats.callbacks.channels import DeadUnits
-from fastai_actstats.demo import digits, reference_cnn
-from fastai_actstats.callbacks.gradients import GradStats
 from fastai_actstats.callbacks.diagnose import diagnose
+from fastai_actstats.callbacks.gradients import GradStats
 from fastai_actstats.callbacks.weights import WeightStats
+from fastai_actstats.demo import digits, reference_cnn
 
 RESULTS = Path(__file__).parent/'results'/'faults.json'
 TABLE = Path(__file__).parent.parent/'docs'/'faults.md'

@@ -21,9 +21,15 @@ Modules:
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
+- `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
+- `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
+- `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
 - `fastai_actstats.core.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
+- `fastai_actstats.core.layers`: Choosing layers of a model by name, type or predicate, and picking the tensor out of what a layer returns
 - `fastai_actstats.core.markup`: HTML in which every name, note and number is text
 - `fastai_actstats.core.ranks`: The records of processes that trained together: one time line, one record
+- `fastai_actstats.core.record`: What was recorded: arrays over columns and layers, on the host
+- `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
@@ -33,7 +39,7 @@ Modules:
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
-- `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens when that cannot
+- `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens if that fails
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side"""
 

@@ -1,7 +1,7 @@
 """Layers that return anything at all, watched while a model trains: `python tests/fuzz_outputs.py SECONDS [SEED]`
 
-Prints one line of what it did and `ok`; an exception that reaches the training loop, or more than a warning a layer, ends it with
-the seed that did it. What kills the process leaves that seed on the last line."""
+Prints one line of what it did and `ok`; an exception that reaches the training loop, or more than a warning a layer,
+ends it with the seed that did it. What kills the process leaves that seed on the last line."""
 import collections
 import dataclasses
 import random
@@ -12,13 +12,12 @@ import warnings
 import torch
 from torch import nn
 
-from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
-from fastai_actstats.core.accumulator import Recorder
-from fastai_actstats.core.samples import SampleTap
-from fastai_actstats.core.samples import Reservoir
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.samples import Reservoir, SampleTap
+from fastai_actstats.kernels.bins import Bins
 
 NEEDS_GATE = {'freed', 'zero', 'wrapper', 'fake'}  # kinds of tensors that still kill the process in a kernel
 
@@ -34,7 +33,8 @@ class Wrapper(torch.Tensor):
     "Has no memory of its own"
     @staticmethod
     def __new__(cls, inner):
-        res = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device, requires_grad=False)
+        res = torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device,
+                                                  requires_grad=False)
         res.inner = inner
         return res
     @classmethod
@@ -99,20 +99,26 @@ def nested_tensor(layout):
 
 TENSORS = {
     'plain': lambda r: torch.randn([r.randint(0, 5) for _ in range(r.randint(0, 4))]),
-    'empty': lambda r: torch.randn(0, r.randint(0, 3)), 'scalar': lambda r: torch.randn(()), 'complex': lambda r: torch.randn(3, 2, dtype=torch.cfloat),
+    'empty': lambda r: torch.randn(0, r.randint(0, 3)), 'scalar': lambda r: torch.randn(()),
+    'complex': lambda r: torch.randn(3, 2, dtype=torch.cfloat),
     'real of complex': lambda r: torch.randn(3, 2, dtype=torch.cfloat).real, 'half': lambda r: torch.randn(4, 3).half(),
     'bfloat16': lambda r: torch.randn(4, 3).bfloat16(), 'double': lambda r: torch.randn(4, 3).double(),
     'float8': lambda r: torch.randn(4, 3).to(r.choice([torch.float8_e4m3fn, torch.float8_e5m2])),
-    'bool': lambda r: torch.randn(4, 3) > 0, 'int': lambda r: torch.randint(9, (4, 3)), 'uint8': lambda r: torch.zeros(4, dtype=torch.uint8),
+    'bool': lambda r: torch.randn(4, 3) > 0, 'int': lambda r: torch.randint(9, (4, 3)),
+    'uint8': lambda r: torch.zeros(4, dtype=torch.uint8),
     'quantised': lambda r: torch.quantize_per_tensor(torch.randn(4, 3), .1, 0, torch.qint8),
     'coo': lambda r: torch.randn(4, 3).relu().to_sparse(), 'csr': lambda r: torch.randn(4, 3).relu().to_sparse_csr(),
     'nested': lambda r: nested_tensor(torch.strided), 'jagged': lambda r: nested_tensor(torch.jagged),
     'meta': lambda r: torch.randn(4, 3, device='meta'), 'zero': lambda r: torch._efficientzerotensor(4, 3),
-    'negative view': lambda r: torch.randn(4, 3, dtype=torch.cfloat).conj().imag, 'gradients': lambda r: torch.randn(4, 3, requires_grad=True),
-    'graph': lambda r: torch.randn(4, 3, requires_grad=True)*2, 'expanded': lambda r: torch.randn(4, 1, requires_grad=r.random() < .5).expand(4, 9),
-    'flipped': lambda r: torch.randn(4, 3).flip(0), 'steps': lambda r: torch.randn(8, 6)[::2, 1::3], 'transposed': lambda r: torch.randn(4, 3).t(),
-    'overlapping': lambda r: torch.randn(9).as_strided((4, 3), (1, 2)), 'nan': lambda r: torch.full((4, 3), float(r.choice(['nan', 'inf', '-inf']))),
-    'subclass': lambda r: torch.randn(4, 3).as_subclass(Plain), 'torch function': lambda r: torch.randn(4, 3).as_subclass(Spoken),
+    'negative view': lambda r: torch.randn(4, 3, dtype=torch.cfloat).conj().imag,
+    'gradients': lambda r: torch.randn(4, 3, requires_grad=True),
+    'graph': lambda r: torch.randn(4, 3, requires_grad=True)*2,
+    'expanded': lambda r: torch.randn(4, 1, requires_grad=r.random() < .5).expand(4, 9),
+    'flipped': lambda r: torch.randn(4, 3).flip(0), 'steps': lambda r: torch.randn(8, 6)[::2, 1::3],
+    'transposed': lambda r: torch.randn(4, 3).t(), 'overlapping': lambda r: torch.randn(9).as_strided((4, 3), (1, 2)),
+    'nan': lambda r: torch.full((4, 3), float(r.choice(['nan', 'inf', '-inf']))),
+    'subclass': lambda r: torch.randn(4, 3).as_subclass(Plain),
+    'torch function': lambda r: torch.randn(4, 3).as_subclass(Spoken),
     'wrapper': lambda r: Wrapper(torch.randn(4, 3)), 'parameter': lambda r: nn.Parameter(torch.randn(4, 3)),
     'lazy': lambda r: nn.parameter.UninitializedParameter(), 'freed': lambda r: freed(), 'fake': lambda r: fake(),
 }
@@ -134,17 +140,23 @@ def cyclic(r, inner):
     return res
 
 def deep(r, inner):
-    for _ in range(r.choice([10, 900, 20_000])): inner = r.choice([lambda: [inner], lambda: (inner,), lambda: {'a': inner}])()
+    for _ in range(r.choice([10, 900, 20_000])):
+        inner = r.choice([lambda x: [x], lambda x: (x,), lambda x: {'a': x}])(inner)
     return inner
 
-ERRORS = RuntimeError('x'), RecursionError('x'), MemoryError(), Speechless(), AttributeError('x'), StopIteration(), torch.OutOfMemoryError('full')
-OTHERS = {'none': lambda r: None, 'text': lambda r: 'x'*r.randint(0, 9), 'number': lambda r: 1.5, 'module': lambda r: nn.Linear(2, 2), 'torch': lambda r: torch,
-          'class': lambda r: nn.Linear, 'function': lambda r: deep, 'raising': lambda r: Raising(r.choice(ERRORS)), 'raising dict': lambda r: RaisingDict(a=1),
-          'raising map': lambda r: RaisingMap(), 'raising list': lambda r: RaisingList([1]), 'endless': lambda r: Endless(), 'ever deeper': lambda r: Deep(),
-          'liar': lambda r: Liar(), 'gap': lambda r: Gap(1), 'generator': lambda r: (x for x in [torch.randn(2)]), 'slots': lambda r: Slots(torch.randn(2))}
-CONTAINERS = {'list': lambda r, x: [None, x], 'tuple': lambda r, x: (x, x), 'dict': lambda r, x: {'a': 1, 'b': x}, 'named': lambda r, x: Pair(1, x),
-              'data': lambda r, x: Data(None, x), 'holder': lambda r, x: Holder(x), 'ordered': lambda r, x: collections.OrderedDict(a=x),
-              'cyclic': cyclic, 'deep': deep, 'chain': lambda r, x: collections.ChainMap({'a': x}), 'deque': lambda r, x: collections.deque([x])}
+ERRORS = (RuntimeError('x'), RecursionError('x'), MemoryError(), Speechless(), AttributeError('x'), StopIteration(),
+          torch.OutOfMemoryError('full'))
+OTHERS = {'none': lambda r: None, 'text': lambda r: 'x'*r.randint(0, 9), 'number': lambda r: 1.5,
+          'module': lambda r: nn.Linear(2, 2), 'torch': lambda r: torch,
+          'class': lambda r: nn.Linear, 'function': lambda r: deep, 'raising': lambda r: Raising(r.choice(ERRORS)),
+          'raising dict': lambda r: RaisingDict(a=1), 'raising map': lambda r: RaisingMap(),
+          'raising list': lambda r: RaisingList([1]), 'endless': lambda r: Endless(), 'ever deeper': lambda r: Deep(),
+          'liar': lambda r: Liar(), 'gap': lambda r: Gap(1), 'generator': lambda r: (x for x in [torch.randn(2)]),
+          'slots': lambda r: Slots(torch.randn(2))}
+CONTAINERS = {'list': lambda r, x: [None, x], 'tuple': lambda r, x: (x, x), 'dict': lambda r, x: {'a': 1, 'b': x},
+              'named': lambda r, x: Pair(1, x), 'data': lambda r, x: Data(None, x), 'holder': lambda r, x: Holder(x),
+              'ordered': lambda r, x: collections.OrderedDict(a=x), 'cyclic': cyclic, 'deep': deep,
+              'chain': lambda r, x: collections.ChainMap({'a': x}), 'deque': lambda r, x: collections.deque([x])}
 
 def output(r):
     "Something that a layer may return, and what it is"
@@ -165,7 +177,8 @@ def watched(kernel):
     for rec in recorders: rec.prepare(['a'], torch.device('cpu'))
     reservoir = Reservoir(5)
     for tap in (Tap(recorders[0], 'a', kernel=kernel), GradTap(recorders[1], 'a', kernel=kernel),
-                UnitTap(recorders[2], 'a', 'relu', lambda shape: -1), SampleTap(lambda: reservoir, 'a', 'mean', None, None)):
+                UnitTap(recorders[2], 'a', 'relu', lambda shape: -1),
+                SampleTap(lambda: reservoir, 'a', 'mean', None, None)):
         layer.register_forward_hook(tap)
     def batch(x):
         layer.__dict__['gives'] = x  # nn.Module would look at it

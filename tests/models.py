@@ -1,4 +1,4 @@
-"""Model families that must be recorded as they should be: name → (a function making the model and its batches, its loss, layers)."""
+"""Model families that must be recorded as they should be: name → a function that makes the model and its batches."""
 from collections import OrderedDict
 from dataclasses import dataclass
 
@@ -8,10 +8,12 @@ from torch import nn
 
 from fastai_actstats.demo import reference_cnn
 
+
 def batches(x, y, bs=8):
     x = x if isinstance(x, tuple) else (x,)
     data = list(zip(*x, y))
-    return DataLoaders(*(DataLoader(data, bs=bs, shuffle=False, n_inp=len(x), num_workers=0) for _ in range(2)), device='cpu')
+    return DataLoaders(*(DataLoader(data, bs=bs, shuffle=False, n_inp=len(x), num_workers=0) for _ in range(2)),
+                       device='cpu')
 
 def images(size, channels=3, n=16): return torch.randn(n, channels, size, size), torch.randint(0, 5, (n,))
 
@@ -44,7 +46,8 @@ def _awd_lstm():
     from fastai.text.models import AWD_LSTM, get_text_classifier
     from fastai.text.models.awdlstm import awd_lstm_clas_config
     config = dict(awd_lstm_clas_config, emb_sz=16, n_hid=24, n_layers=2)
-    return get_text_classifier(AWD_LSTM, 50, 5, seq_len=8, config=config), batches(torch.randint(2, 50, (16, 12)), torch.randint(0, 5, (16,)))
+    model = get_text_classifier(AWD_LSTM, 50, 5, seq_len=8, config=config)
+    return model, batches(torch.randint(2, 50, (16, 12)), torch.randint(0, 5, (16,)))
 
 def _tabular():
     from fastai.tabular.model import TabularModel
@@ -55,7 +58,8 @@ class Encoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.embed = nn.Embedding(50, 16)
-        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, dropout=.1, batch_first=True), 2, enable_nested_tensor=False)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, dropout=.1, batch_first=True), 2,
+                                             enable_nested_tensor=False)
         self.head = nn.Linear(16, 5)
     def forward(self, x): return self.head(self.encoder(self.embed(x)).mean(1))
 
@@ -70,7 +74,8 @@ class Structured(nn.Module):
     "Nested tuples, None, a dictionary and a dataclass on the way"
     def __init__(self):
         super().__init__()
-        self.lstm, self.gru, self.pack, self.dict, self.head = nn.LSTM(8, 12, 2), nn.GRU(12, 8), Pack(), AsDict(), nn.Linear(8, 5)
+        self.lstm, self.gru, self.head = nn.LSTM(8, 12, 2), nn.GRU(12, 8), nn.Linear(8, 5)
+        self.pack, self.dict = Pack(), AsDict()
     def forward(self, x):
         x, _ = self.lstm(x)
         x, h = self.gru(x)
@@ -89,7 +94,8 @@ class Shared(nn.Module):
     def __init__(self):
         super().__init__()
         self.first, self.second, self.relu, self.cell, self.rare, self.never, self.head = (
-            nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU(inplace=True), nn.RNNCell(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 5))
+            nn.Linear(8, 8), nn.Linear(8, 8), nn.ReLU(inplace=True), nn.RNNCell(8, 8), nn.Linear(8, 8), nn.Linear(8, 8),
+            nn.Linear(8, 5))
         self.calls = 0
     def forward(self, x):
         x = self.relu(self.second(self.relu(self.first(x))))
@@ -101,6 +107,8 @@ class Shared(nn.Module):
 
 def _shared(): return Shared(), batches(torch.randn(16, 6, 8), torch.randint(0, 5, (16,)))
 
-FAMILIES = {'reference CNN': _cnn, 'xresnet (fastai)': _xresnet, 'unet (fastai)': _unet, 'ResNet-18 (torchvision)': _resnet,
-            'MobileNetV3 (torchvision)': _mobile, 'ConvNeXt (timm)': _timm, 'AWD-LSTM (fastai)': _awd_lstm, 'tabular (fastai)': _tabular,
-            'transformer encoder': _transformer, 'tuples, dicts, dataclasses': _structured, 'shared, repeated, skipped layers': _shared}
+FAMILIES = {'reference CNN': _cnn, 'xresnet (fastai)': _xresnet, 'unet (fastai)': _unet,
+            'ResNet-18 (torchvision)': _resnet, 'MobileNetV3 (torchvision)': _mobile, 'ConvNeXt (timm)': _timm,
+            'AWD-LSTM (fastai)': _awd_lstm, 'tabular (fastai)': _tabular,
+            'transformer encoder': _transformer, 'tuples, dicts, dataclasses': _structured,
+            'shared, repeated, skipped layers': _shared}

@@ -5,14 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
-NOTEBOOKS = sorted(str(f.relative_to(ROOT)) for f in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in f.parts)
+NOTEBOOKS = sorted(str(f.relative_to(ROOT)) for f in (ROOT/'nbs').rglob('*.ipynb')
+                   if '.ipynb_checkpoints' not in f.parts)
 
 ROOMS = [n for n in NOTEBOOKS if 'tutorials' not in n]
-GROUPS = [[n] for n in NOTEBOOKS if 'tutorials' in n] + [ROOMS[i:i + 8] for i in range(0, len(ROOMS), 8)]  # one import of fastai a group
+# one import of fastai a group
+GROUPS = [[n] for n in NOTEBOOKS if 'tutorials' in n] + [ROOMS[i:i + 8] for i in range(0, len(ROOMS), 8)]
 
-@pytest.mark.parametrize('notebooks', GROUPS, ids=lambda g: Path(g[0]).stem + (f' to {Path(g[-1]).stem}' if len(g) > 1 else ''))
+@pytest.mark.parametrize('notebooks', GROUPS,
+                         ids=lambda g: Path(g[0]).stem + (f' to {Path(g[-1]).stem}' if len(g) > 1 else ''))
 def test_they_run(notebooks):
     code = f"from nbdev.test import test_nb; raise SystemExit([n for n in {notebooks!r} if not test_nb(n)[0]] or 0)"
     done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True, timeout=600)
@@ -20,7 +23,8 @@ def test_they_run(notebooks):
 
 def test_modules_are_what_the_notebooks_export(tmp_path):
     for name in ('nbs', 'fastai_actstats'):
-        shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
+        shutil.copytree(ROOT/name, tmp_path/name,
+                        ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', 'models'))
     for name in ('pyproject.toml', 'README.md'): shutil.copy(ROOT/name, tmp_path)
     for module in (tmp_path/'fastai_actstats').rglob('*.py'):
         if module.name != '__init__.py': module.unlink()

@@ -16,7 +16,8 @@ import seaborn as sns
 from matplotlib.colors import Normalize
 from matplotlib.ticker import FuncFormatter
 
-from .align import as_record, common_bins, common_steps, match_layers, rebin
+from .align import common_bins, common_steps, match_layers, rebin, run_record
+from ..core.layers import first_names
 from ..core.record import STATS, Record
 from ..plots.axes import _RIM, CMAP, _panels, layer_title, mark_epochs, step_edges, step_label
 from ..plots.distributions import draw_heat, heat_size
@@ -199,7 +200,7 @@ class Comparison:
             jumps = pd.DataFrame(np.log(rec.std + 1e-12)).diff().abs().max()
             for i, layer in enumerate(rec.layers):
                 at = self.names[run].index(layer) if layer in self.names[run] else None
-                row = {'run': run, 'layer': layer, 'type': rec.info.get(layer, {}).get('type', '')}
+                row = {'run': run, 'layer': layer, 'type': rec.types[layer]}
                 for stat in STATS: row |= {f'{stat} {when}': getattr(part, stat)[0, i] for when, part in parts.items()}
                 row['std jumps'] = jumps[i]
                 row |= {f'distance {when}': far[when][at] if far and at is not None else np.nan for when in parts}
@@ -213,7 +214,7 @@ class Comparison:
         lines = [f"Comparison of {len(self.runs)} runs in {len(self.layers)} layers, {self.bins}"]
         for run, rec in self.runs.items():
             lines.append(f"  {run}: {len(self.whole[run].layers)} layers, {len(rec)} columns, steps {rec.steps.min()} to {rec.steps.max()}")
-        return '\n'.join([*lines, f"layers: {self.runs[self.first]._names()}"])
+        return '\n'.join([*lines, f"layers: {first_names(self.runs[self.first].layers)}"])
 
 def compare(
     runs:dict|None=None, /, # Name → run, for names that are no Python names
@@ -221,4 +222,4 @@ def compare(
     **named # name=run; a run is a `Record`, a callback that records, a learner with `ActStats`, or the name of a file
 ) -> Comparison:
     "Lay runs beside each other; the first is what the others are measured against"
-    return Comparison({str(name): as_record(run) for name, run in {**(runs or {}), **named}.items()}, layers)
+    return Comparison({str(name): run_record(run) for name, run in {**(runs or {}), **named}.items()}, layers)

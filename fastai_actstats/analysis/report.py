@@ -122,7 +122,7 @@ def with_values(rec:Record|UnitRecord) -> list[str]: # Names
 def in_order(rec:Record|UnitRecord) -> Record|UnitRecord:
     "Training columns where there are some, layers in the order in which they ran first"
     if isinstance(rec, UnitRecord): return rec
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
+    rec = rec.main_phase
     place = [rec.info.get(n, {}).get('order', i) for i, n in enumerate(rec.layers)]
     order = sorted(range(len(place)), key=place.__getitem__)
     return rec if order == list(range(len(place))) else rec[order]

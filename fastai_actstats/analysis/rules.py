@@ -77,7 +77,7 @@ SATURATING = {'Tanh', 'Sigmoid'}  # flat on both sides
 
 def layer_type(rec:Record, i:int) -> str: # '' if not known
     "Class name of layer `i`"
-    return rec.info.get(rec.layers[i], {}).get('type', '')
+    return rec.types[rec.layers[i]]
 
 def next_type(rec:Record, i:int) -> str|None: # `None` if not known
     "Class name of the module that takes the output of layer `i`"

@@ -20,7 +20,7 @@ __all__ = ['check_whole', 'check_number', 'check_choice', 'check_flag', 'check_f
 # %% ../../nbs/core/00_arguments.ipynb #checks
 def check_whole(
     name:str, value, # The argument and what was given
-    least:int=1, # Smallest that there can be
+    least:float=1, # Smallest that there can be
     of:str='' # What is counted, in the plural
 ):
     "A whole number of something"
@@ -71,7 +71,8 @@ def check_notes(notes):
     "What JSON holds and gives back as it was"
     try: same = json.loads(json.dumps(notes)) == notes
     except (TypeError, ValueError, RecursionError): same = False
-    if not same: raise TypeError(f"notes={notes!r} must be made of dicts with text keys, lists, text, numbers, booleans and None")
+    if same: return
+    raise TypeError(f"notes={notes!r} must be made of dicts with text keys, lists, text, numbers, booleans and None")
 
 # %% ../../nbs/core/00_arguments.ipynb #why
 def why(cause:Exception|str) -> str:

@@ -17,23 +17,23 @@ import torch
 from matplotlib.colors import ListedColormap, Normalize
 from torch import nn
 
-from ..core.layers import WRAPPERS, choose
+from ..core.layers import WRAPPERS, choose, first_names
 from ..core.record import Record
 from .pictures import GAP, SCALES, mosaic, palette, pitch, zoom_for
 from .run import model_of
 
 # %% auto #0
-__all__ = ['KERNELS', 'filter_weights', 'show_filters']
+__all__ = ['CONVOLUTIONS', 'filter_weights', 'show_filters']
 
 # %% ../../nbs/features/05_filters.ipynb #filters-code
-KERNELS = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
+CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
 
 def _convolution(learn, layer):
     model = model_of(learn)
-    convs = choose(model, KERNELS)
+    convs = choose(model, CONVOLUTIONS)
     found = {n: m for n, m in choose(model, layer if layer is not None else next(iter(convs))).items() if n in convs}
     if len(found) != 1:
-        raise ValueError(f"layer={layer!r} must be one convolution, it is {len(found)} of these: {', '.join([*convs][:12])}")
+        raise ValueError(f"layer={layer!r} must be one convolution, it is {len(found)} of these: {first_names(convs)}")
     return next(iter(found.items()))
 
 def filter_weights(
@@ -48,7 +48,7 @@ def filter_weights(
     if w.shape != module.weight.shape:
         shapes = f"{tuple(w.shape)}, the model's {tuple(module.weight.shape)}"
         raise ValueError(f"the saved weights of layer {name!r} have shape {shapes}")
-    if isinstance(module, KERNELS[3:]): w = w.transpose(0, 1)
+    if isinstance(module, CONVOLUTIONS[3:]): w = w.transpose(0, 1)
     return w[:, :, None] if w.dim() == 3 else w[:, :, w.shape[2]//2] if w.dim() == 5 else w
 
 def _saved(weights, name):
@@ -62,7 +62,7 @@ def _saved(weights, name):
     found = {plain(k): v for k, v in weights.items()} | weights
     for key in (f'{name}.weight', plain(f'{name}.weight')):
         if key in found: return found[key]
-    raise ValueError(f"the saved weights have no {name}.weight: there is {', '.join([*weights][:8])}")
+    raise ValueError(f"the saved weights have no {name}.weight: there is {first_names(weights, 8)}")
 
 def show_filters(
     learn, # `Learner` or model

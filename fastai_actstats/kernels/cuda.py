@@ -21,7 +21,8 @@ __all__ = ['UP', 'HUGE', 'SMALL', 'PLAIN', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 
 
 # %% ../../nbs/kernels/04_cuda.ipynb #tile
 UP, HUGE, SMALL = tl.constexpr(2.**80), tl.constexpr(2.**40), tl.constexpr(2.**-40)
-PLAIN = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'  # plain numbers: not compiled in, not even if 1 or divisible by 16
+# Plain numbers: not compiled in, not even if they are 1 or divisible by 16
+PLAIN = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'
 
 @triton.jit
 def _slots(v, rule, log:tl.constexpr):
@@ -77,8 +78,8 @@ def _centre(x, size, first, step, TILE:tl.constexpr, THREADS:tl.constexpr):
     return tl.where(some > 0, centre, 0.)
 
 @triton.jit
-def _tiles(x, first, end, step, at, centre, way, rule, log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr,
-           THREADS:tl.constexpr):
+def _tiles(x, first, end, step, at, centre, way, rule, log:tl.constexpr, careful:tl.constexpr,
+           SLOTS:tl.constexpr, WAYS:tl.constexpr, THREADS:tl.constexpr):
     "What a program finds in its whole tiles"
     found = (tl.zeros([SLOTS*WAYS], tl.int32), tl.zeros([THREADS], tl.int32),
              tl.full([THREADS], float('inf'), tl.float32), tl.full([THREADS], float('-inf'), tl.float32),
@@ -88,21 +89,23 @@ def _tiles(x, first, end, step, at, centre, way, rule, log:tl.constexpr, careful
     return found
 
 @triton.jit(do_not_specialize=PLAIN)
-def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side, log:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr,
-          ROWS:tl.constexpr, THREADS:tl.constexpr, WIDE:tl.constexpr):
+def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side, log:tl.constexpr,
+          SLOTS:tl.constexpr, WAYS:tl.constexpr, ROWS:tl.constexpr, THREADS:tl.constexpr, WIDE:tl.constexpr):
     "Add the counts of `x` [size] to `row`, and write the moments and extremes that each program finds to `part`"
     TILE:tl.constexpr = ROWS*THREADS*WIDE
     program, programs = tl.program_id(0), tl.num_programs(0)
     first, step, tiles = program.to(tl.int64)*TILE, programs.to(tl.int64)*TILE, size//TILE
-    end, thread, rule = tiles.to(tl.int64)*TILE, tl.arange(0, THREADS)[None, :, None], (lo, hi, scale, eps, n, hi_bits, shift, base, side)
-    at = (tl.arange(0, ROWS)[:, None, None]*THREADS + thread)*WIDE + tl.arange(0, WIDE)[None, None, :]  # a thread reads WIDE neighbours at once
+    end, thread = tiles.to(tl.int64)*TILE, tl.arange(0, THREADS)[None, :, None]
+    rule = (lo, hi, scale, eps, n, hi_bits, shift, base, side)
+    # A thread reads WIDE neighbours at once
+    at = (tl.arange(0, ROWS)[:, None, None]*THREADS + thread)*WIDE + tl.arange(0, WIDE)[None, None, :]
     centre, way = _centre(x, size, first, step, TILE, THREADS), thread & (WAYS - 1)
     found = _tiles(x, first, end, step, at, centre, way, rule, log, False, SLOTS, WAYS, THREADS)
     if tl.sum(found[4])*0. != 0.:  # a value was not finite: once more
         found = _tiles(x, first, end, step, at, centre, way, rule, log, True, SLOTS, WAYS, THREADS)
     if (size > end) & (tiles % programs == program):
-        rest = tl.load(x + end + at, mask=at < size - end, other=float('nan')).to(tl.float32)
-        found = _tile(rest, found, centre, way, rule, log, True, SLOTS, WAYS)
+        last = tl.load(x + end + at, mask=at < size - end, other=float('nan')).to(tl.float32)
+        found = _tile(last, found, centre, way, rule, log, True, SLOTS, WAYS)
     counts, near, low, high, total, square = found
     slot, counts = tl.arange(0, SLOTS), tl.sum(tl.reshape(counts, [SLOTS, WAYS]), 1).to(tl.float64)
     counts = tl.where(slot < n + 2, counts, 0.)
@@ -118,7 +121,7 @@ def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side,
 
 @triton.jit(do_not_specialize=PLAIN)
 def _combine(row, part, size, programs, n, MOST:tl.constexpr):
-    "Merge the programs' moments and extremes into the row, all at once, and count; `_read` has added to its slots already"
+    "Merge the programs' moments and extremes into the row, all at once, and count; `_read` has added to its slots"
     program = tl.arange(0, MOST)
     here, there = part + program, program < programs
     some = tl.load(here, mask=there, other=0.)
@@ -141,10 +144,10 @@ def _combine(row, part, size, programs, n, MOST:tl.constexpr):
 # %% ../../nbs/kernels/04_cuda.ipynb #reduce
 COUNTS_IN_MEMORY = tuple(int(v) for v in triton.__version__.split('.')[:2]) >= (3, 8)
 TILE, WARPS, WAYS, WAVES, MOST_SLOTS = 4096, 8, 8 if COUNTS_IN_MEMORY else 1, 4, 2048
-OPTIONS = dict(num_warps=WARPS, maxnreg=64, enable_fp_fusion=True)  # so that a multiprocessor has room for `WAVES` programs at once
+OPTIONS = dict(num_warps=WARPS, maxnreg=64, enable_fp_fusion=True)  # a multiprocessor has room for `WAVES` programs
 
 DTYPES = torch.float32, torch.bfloat16, torch.float16
-DEVICES = ('cuda',) if isinstance(_read, triton.JITFunction) else ('cuda', 'cpu')  # triton's interpreter, in the tests, takes both
+DEVICES = ('cuda',) if isinstance(_read, triton.JITFunction) else ('cuda', 'cpu')  # triton's interpreter takes both
 
 def _programs(device):
     if device.type == 'cpu': return 3

@@ -14,19 +14,19 @@ from .bins import Bins
 
 # %% auto #0
 __all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'MIN', 'MAX', 'width', 'empty', 'merge', 'block_size',
-           'flat', 'block', 'reduce_']
+           'memory_order', 'block', 'reduce_']
 
 # %% ../../nbs/kernels/02_eager.ipynb #layout-code
 COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
 COUNTS = slice(3, -4)
 MEAN, M2, MIN, MAX = -4, -3, -2, -1
 
-def width(bins:Bins) -> int: return bins.n + 9
+def width(bins:Bins) -> int: return bins.n + 9  # of a row
 
 def empty(
     *shape:int, # Leading dimensions
     bins:Bins, # Decides the width of a row
-    device='cpu' # Where the rows live
+    device:torch.device|str='cpu' # Where the rows live
 ) -> torch.Tensor: # float64 [*shape, B+9]
     "Rows that summarise no values: what merging leaves as it is"
     res = torch.zeros(*shape, width(bins), dtype=torch.float64, device=device)
@@ -48,10 +48,10 @@ def merge(
 # %% ../../nbs/kernels/02_eager.ipynb #reduce
 def block_size(device:torch.device) -> int: return 2**16 if device.type == 'cpu' else 2**24
 
-def flat(
+def memory_order(
     x:torch.Tensor # Any strided tensor
-) -> tuple[torch.Tensor, int]: # Contiguous memory of one dimension (a view of `x` if its values fill memory), how often each value occurs
-    "The values of `x` in the order of memory"
+) -> tuple[torch.Tensor, int]: # Contiguous, of one dimension; how often each of its values occurs in `x`
+    "The values of `x` in the order of memory: a view if they fill it"
     times = 1
     for d in range(x.dim()):
         if x.stride(d) == 0 and x.shape[d] > 1: x, times = x.narrow(d, 0, 1), times*x.shape[d]
@@ -93,4 +93,6 @@ def reduce_(
 ):
     "Merge the summary of the values `x` into `row`"
     with torch.no_grad():
-        if x.numel(): row.copy_(merge(torch.stack([row] + [block(b, bins) for b in x.view(-1).split(block_size(x.device))])))
+        if not x.numel(): return
+        blocks = x.view(-1).split(block_size(x.device))
+        row.copy_(merge(torch.stack([row] + [block(b, bins) for b in blocks])))

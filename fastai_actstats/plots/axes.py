@@ -28,7 +28,7 @@ _RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]
 def _drawable(rec, most=2000):
     "What is drawn: training columns where there are some, few enough to be seen"
     if not len(rec) or not rec.layers: raise ValueError(f"nothing to draw: {rec!r}")
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
+    rec = rec.main_phase
     return rec.merged(most)
 
 def step_edges(
@@ -69,7 +69,7 @@ def _marks(rec):
 
 def layer_title(rec, i):
     "Name and type of a layer"
-    kind = rec.info.get(rec.layers[i], {}).get('type', '')
+    kind = rec.types[rec.layers[i]]
     return f'{rec.layers[i]}  {kind}'.strip()
 
 # %% ../../nbs/plots/01_axes.ipynb #panels

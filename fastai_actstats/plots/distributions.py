@@ -87,7 +87,7 @@ def ridge_data(
     if len(epochs) > 1: parts = {f'epoch {e}': rec.epoch(e).merged() for e in epochs[_spread(len(epochs), most)]}
     else:
         joined = rec.merged(most)
-        parts = {f"step {first}": joined._part([i]) for i, first in enumerate(joined.columns['first'])}
+        parts = {f"step {first}": joined.part([i]) for i, first in enumerate(joined.columns['first'])}
     values = [part.hist[0, 0]/max(part.count[0, 0], 1) for part in parts.values()]
     return pd.DataFrame(values, list(parts), pd.Index(rec.edges[:-1], name='from'))
 

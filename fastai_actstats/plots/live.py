@@ -35,7 +35,7 @@ def live_figure(
     columns:int=200 # To which the record is merged
 ) -> Figure:
     "Colourful dimension of some layers above statistics of all"
-    if rec.columns['valid'].any() and not rec.columns['valid'].all(): rec = rec.train
+    rec = rec.main_phase
     rec = rec.merged(columns)
     chosen = spread(len(rec.layers), most)
     wide = min(len(chosen), 3)

@@ -16,6 +16,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter
 
 from ..analysis.weights import update_ratio
+from ..core.layers import first_names
 from ..core.record import STATS, Record
 from fastai_actstats.plots.axes import (
     _RIM,
@@ -101,7 +102,7 @@ def color_dim(
 ): # The figure, or `ax` where it was given
     "The colourful dimension of every layer of `rec`, in a grid"
     rec = _drawable(rec.between(*steps) if steps else rec)
-    if ax is not None and len(rec.layers) > 1: raise ValueError(f"ax= takes one layer, the record has {len(rec.layers)}: {rec._names()}")
+    if ax is not None and len(rec.layers) > 1: raise ValueError(f"ax= takes one layer, the record has {len(rec.layers)}: {first_names(rec.layers)}")
     label = 'log(1 + count)' if log else 'count'
     if ax is not None:
         mesh = draw_color_dim(ax, rec, log, cmap, mean=mean)

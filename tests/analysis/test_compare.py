@@ -5,22 +5,27 @@ import pytest
 import torch
 from fastai.basics import DataLoaders, Learner
 from fastai.callback import progress
-from hypothesis import given, settings as hypothesis_settings, strategies as st
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from scipy.stats import wasserstein_distance
 from torch import nn
 
-from fastai_actstats.analysis.align import common_bins, common_steps, match_layers, rebin
 from fastai_actstats.all import ActStats, Bins, Record, compare
+from fastai_actstats.analysis.align import common_bins, common_steps, match_layers, rebin
 from fastai_actstats.analysis.compare import distance
-from fastai_actstats.demo import reference_cnn
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.demo import reference_cnn
 
-def run(values, bins=Bins(40, -5, 5), capacity=1024, layers=None, every=1, **kwargs):
+BINS = Bins(40, -5, 5)
+
+def run(values, bins=BINS, capacity=1024, layers=None, every=1, **kwargs):
     "Record of `values`: a list of steps, each a list of layers"
     ring = Ring(capacity, len(values[0]), bins)
     for i, row in enumerate(values):
-        ring.push(torch.stack([Summary.of(torch.as_tensor(x, dtype=torch.float32), bins).rows for x in row]), i*every, epoch=i*every//10)
+        ring.push(torch.stack([Summary.of(torch.as_tensor(x, dtype=torch.float32), bins).rows for x in row]), i*every,
+                  epoch=i*every//10)
     return Record(*ring.read(), layers or [str(i) for i in range(len(values[0]))], bins, **kwargs)
 
 def noise(steps=20, layers=2, n=200, seed=0, scale=1.):
@@ -30,7 +35,8 @@ def noise(steps=20, layers=2, n=200, seed=0, scale=1.):
 def same(a, b):
     for name in ('count', 'hist', 'underflow', 'overflow', 'nonfinite', 'min', 'max'):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
-    for name in ('mean', 'std', 'near_zero'): np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-12)
+    for name in ('mean', 'std', 'near_zero'):
+        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-9, atol=1e-12)
 
 @pytest.fixture(autouse=True)
 def closed():
@@ -41,7 +47,8 @@ def closed():
 @pytest.mark.parametrize('a, b, common', [
     (Bins(80, -10, 10), Bins(40, -10, 10), Bins(40, -10, 10)),
     (Bins(80, -10, 10), Bins(40, -5, 10), Bins(20, -5, 10)),
-    (Bins(80, -10, 10), Bins(40, -5, 5), Bins(39, -5, 4.75)),  # 5 ends one range only: a value of 5 is inside of it there
+    # 5 ends one range only: a value of 5 is inside of it there
+    (Bins(80, -10, 10), Bins(40, -5, 5), Bins(39, -5, 4.75)),
     (Bins(6, -3, 3), Bins(4, -3, 3), Bins(2, -3, 3)),
     (Bins(30, 0, 3), Bins(9, -.9, .9), Bins(3, .1, .7)),
     (Bins.symlog(2.**-6, 2.**4, 4), Bins.symlog(2.**-3, 2.**4, 2), Bins.symlog(2.**-3, 2.**4, 2)),
@@ -49,7 +56,8 @@ def closed():
 ])
 def test_common_bins_are_exact(a, b, common):
     found = common_bins([a, b])
-    assert (found.n, found.per_octave) == (common.n, common.per_octave) and np.allclose([found.lo, found.hi], [common.lo, common.hi])
+    assert (found.n, found.per_octave) == (common.n, common.per_octave)
+    assert np.allclose([found.lo, found.hi], [common.lo, common.hi])
     np.testing.assert_allclose(found.edges, common.edges)
     x = torch.from_numpy(np.random.default_rng(0).normal(size=5000)*3).float()
     x = torch.cat([x, torch.tensor([np.nan, np.inf, -np.inf, 0., 5., -5., 10., -10., 4., -4., 2., -2.])])
@@ -60,10 +68,12 @@ def test_common_bins_are_exact(a, b, common):
         same(joined, run([[x]], found))
         assert (joined.hist.sum(-1) + joined.underflow + joined.overflow + joined.nonfinite == joined.count).all()
 
-@pytest.mark.parametrize('a, b', [(Bins(80, -10, 10), Bins(7, -2, 3.14)), (Bins(80, -10, 10), Bins.symlog()), (Bins(10, 0, 1), Bins(10, 2, 3)),
+@pytest.mark.parametrize('a, b', [(Bins(80, -10, 10), Bins(7, -2, 3.14)), (Bins(80, -10, 10), Bins.symlog()),
+                                  (Bins(10, 0, 1), Bins(10, 2, 3)),
                                   (Bins.symlog(2.**-3, 2.), Bins.symlog(2.**2, 2.**4))])
 def test_bins_with_nothing_in_common_are_refused(a, b):
-    with pytest.raises(ValueError, match='in common: .*bins from .*; .*bins from'): compare(a=run(noise(), a), b=run(noise(), b))
+    with pytest.raises(ValueError, match='in common: .*bins from .*; .*bins from'):
+        compare(a=run(noise(), a), b=run(noise(), b))
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(-8, 4), st.integers(1, 12))
 @hypothesis_settings(max_examples=60, deadline=None)
@@ -100,13 +110,15 @@ def test_columns_that_never_begin_together_are_refused():
     a = run(noise(4))
     b = a.like(a.summary.rows, a.columns.copy())
     for name in ('first', 'last'): b.columns[name] += 100
-    with pytest.raises(ValueError, match='begin nowhere at the same steps: 4 columns of steps 0 to 3; 4 columns of steps 100 to 103'):
+    why = 'begin nowhere at the same steps: 4 columns of steps 0 to 3; 4 columns of steps 100 to 103'
+    with pytest.raises(ValueError, match=why):
         compare(a=a, b=b).distances()
 
 # distances
 def test_distances_are_those_of_the_textbooks():
     bins, rng = Bins(16, -2, 2), np.random.default_rng(0)
-    a, b = ([[np.append(rng.normal(size=300)*s + m, [np.nan]*k)] for _ in range(4)] for s, m, k in ((1, 0, 0), (1.5, .7, 30)))
+    a, b = ([[np.append(rng.normal(size=300)*s + m, [np.nan]*k)] for _ in range(4)]
+            for s, m, k in ((1, 0, 0), (1.5, .7, 30)))
     A, B = run(a, bins), run(b, bins)
     at = np.concatenate([[-2], (bins.edges[1:] + bins.edges[:-1])/2, [2]])
     for t in range(4):
@@ -150,7 +162,8 @@ def test_the_reference_pair_matches_by_itself():
     convs = [f'{i}.0' for i in range(5)]
     relus = [f'{i}.2' for i in range(4)], [f'{i}.1' for i in range(4)]
     both = compare(batchnorm=bn, plain=plain)
-    assert both.names['batchnorm'] == sorted(convs + relus[0]) + ['5'] and both.names['plain'] == sorted(convs + relus[1]) + ['5']
+    assert both.names['batchnorm'] == sorted(convs + relus[0]) + ['5']
+    assert both.names['plain'] == sorted(convs + relus[1]) + ['5']
     default = compare(batchnorm=bn[convs + ['0.1', '1.1']], plain=plain[convs])
     assert default.names == dict(batchnorm=convs, plain=convs)
     assert compare(plain=plain, batchnorm=bn).names['plain'] == both.names['plain']
@@ -170,7 +183,8 @@ def test_layers_can_be_told():
     told = dict(a=['body.0', 'body.1'], b=['0', '1'])
     assert compare(a=a, b=b, layers={'body.0': '0', 'body.1': '1'}).names == told
     assert compare(a=a, b=b, layers=lambda n: n.removeprefix('body.')).names == told
-    with pytest.raises(ValueError, match='none of the recorded layers in common.*a: body.0, body.1; b: 0, 1, x'): compare(a=a, b=b)
+    with pytest.raises(ValueError, match='none of the recorded layers in common.*a: body.0, body.1; b: 0, 1, x'):
+        compare(a=a, b=b)
     with pytest.raises(IndexError, match="layer 'y' is not among the 3"): compare(a=a, b=b, layers={'body.0': 'y'})
     with pytest.raises(TypeError, match='layers=7 must be'): compare(a=a, b=b, layers=7)
 
@@ -179,10 +193,13 @@ def test_runs_may_be_anything_that_recorded(tmp_path):
     learn = trained(reference_cnn(True), '*.0')
     rec = learn.act_stats.record
     rec.save(tmp_path/'run.npz')
-    both = compare({'last week': tmp_path/'run.npz', 'a learner': learn}, callback=learn.act_stats, record=rec, text=str(tmp_path/'run.npz'))
-    assert list(both.runs) == ['last week', 'a learner', 'callback', 'record', 'text'] and 'Comparison of 5 runs in 5 layers' in repr(both)
+    both = compare({'last week': tmp_path/'run.npz', 'a learner': learn}, callback=learn.act_stats, record=rec,
+                   text=str(tmp_path/'run.npz'))
+    assert list(both.runs) == ['last week', 'a learner', 'callback', 'record', 'text']
+    assert 'Comparison of 5 runs in 5 layers' in repr(both)
     assert all((d == 0).all().all() for d in both.distances().values())
-    for wrong, error, why in ((3, TypeError, 'int is no run'), (nn.ReLU(), TypeError, 'ReLU is no run'), (ActStats(), ValueError, 'nothing to compare'),
+    for wrong, error, why in ((3, TypeError, 'int is no run'), (nn.ReLU(), TypeError, 'ReLU is no run'),
+                              (ActStats(), ValueError, 'nothing to compare'),
                               (tmp_path/'none.npz', FileNotFoundError, 'none.npz')):
         with pytest.raises(error, match=why): compare(a=rec, b=wrong)
 
@@ -190,7 +207,8 @@ def test_what_can_not_be_compared_is_refused():
     a, valid = run(noise()), run(noise())
     valid.columns['valid'] = True
     with pytest.raises(ValueError, match='1 run to compare'): compare(a=a)
-    with pytest.raises(ValueError, match='activations and gradients are not compared'): compare(a=a, b=run(noise(), what='gradients'))
+    with pytest.raises(ValueError, match='activations and gradients are not compared'):
+        compare(a=a, b=run(noise(), what='gradients'))
     with pytest.raises(ValueError, match='validation batches only'): compare(a=a, b=valid)
     assert (compare(a=valid, b=valid).distances()['b'] == 0).all().all()
 
@@ -216,7 +234,8 @@ def test_pictures_share_axes_and_colours():
     fig = both.color_dim()
     panels = [ax for ax in fig.axes if ax.get_label() != '<colorbar>']
     assert len(panels) == 4
-    assert {(ax.get_xlim(), ax.get_ylim()) for ax in panels} == {(panels[0].get_xlim(), panels[0].get_ylim())} and panels[0].get_xlim() == (0, 40)
+    assert {(ax.get_xlim(), ax.get_ylim()) for ax in panels} == {(panels[0].get_xlim(), panels[0].get_ylim())}
+    assert panels[0].get_xlim() == (0, 40)
     assert {(m.norm.vmin, m.norm.vmax, m.cmap.name) for ax in panels for m in ax.collections} == {(1e-4, 1., 'viridis')}
     assert [ax.get_title() for ax in panels[:2]] == ['a', 'b'] and panels[0].get_ylabel() == '0'
     drawn = panels[3].collections[0].get_array().reshape(20, 25)

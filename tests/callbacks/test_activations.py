@@ -4,23 +4,14 @@ import gc
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
-from fastai.basics import Callback, set_seed
+from fastai.basics import set_seed
 from fastai.callback.hook import ActivationStats
+from helpers import Integers, Keep, LossTrace, hooks_on
 from torch import nn
 
 from fastai_actstats.all import ActStats, GradStats, WeightStats
 from fastai_actstats.demo import reference_cnn
 
-class Keep(Callback):
-    "Keeps every activation of the chosen layers, as the classic recipe does"
-    def __init__(self, names): self.names = names
-    def before_fit(self):
-        self.kept = {n: [] for n in self.names}
-        self.handles = [m.register_forward_hook(self.hook(n)) for n, m in self.model.named_modules() if n in self.names]
-    def hook(self, name):
-        return lambda m, i, o: self.kept[name].append(o.detach().clone()) if self.learn.training else None
-    def after_fit(self): [h.remove() for h in self.handles]
 
 @pytest.mark.filterwarnings('ignore:You are shadowing an attribute .modules.')  # fastai's callback does
 @pytest.mark.parametrize('kernel', ['eager', 'cpu'])
@@ -29,35 +20,33 @@ def test_equals_fastais_activation_stats_on_every_batch(learner, dls, settings, 
     learn = learner([ours, theirs], dls=dls)
     learn.fit_one_cycle(2, settings.lr)
     rec, stats = ours.record, theirs.stats
-    assert len(rec) == len(stats) == 2*len(dls.train) and rec.layers == ['0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.0', '3.1', '4.0']
+    assert len(rec) == len(stats) == 2*len(dls.train)
+    assert rec.layers == ['0.0', '0.1', '1.0', '1.1', '2.0', '2.1', '3.0', '3.1', '4.0']
     for i in range(len(rec.layers)):
         mean, std, near_zero = (np.array(list(stats.itemgot(i).itemgot(k))) for k in ('mean', 'std', 'near_zero'))
         np.testing.assert_allclose(rec.std[:, i], std, rtol=1e-5)
         np.testing.assert_allclose(rec.mean[:, i], mean, rtol=1e-5, atol=1e-6*std.max())
         hist = torch.stack(tuple(stats.itemgot(i).itemgot('hist'))).long().numpy()
         differ = np.abs(hist - rec.hist[:, i]).sum(-1)
-        assert (differ <= 2e-4*rec.count[:, i]).all() and differ.mean() < 1e-4*rec.count[0, i], "more than values on an edge"
+        assert ((differ <= 2e-4*rec.count[:, i]).all()
+                and differ.mean() < 1e-4*rec.count[0, i]), "more than values on an edge"
     assert torch.equal(ours.hist(3), torch.from_numpy(rec.hist[:, 3].T).float().log1p())
-    assert [list(s) for s in ours.layer_stats('1.1')] == [getattr(rec, n)[:, 3].tolist() for n in ('mean', 'std', 'near_zero')]
+    assert [list(s) for s in ours.layer_stats('1.1')] == [getattr(rec, n)[:, 3].tolist()
+                                                          for n in ('mean', 'std', 'near_zero')]
 
 def test_equals_numpy_on_kept_activations(learner, settings):
-    keep = Keep(('1.0', '3.2'))
+    keep = Keep(['1.0', '3.2'])
     ours = ActStats(['1.0', nn.ReLU])
     learner([ours, keep]).fit(1, settings.lr)
     rec = ours.record[['1.0', '3.2']]
-    for i, name in enumerate(keep.names):
-        x = torch.stack(keep.kept[name]).flatten(1).double().numpy()
+    for i, name in enumerate(keep.wanted):
+        x = torch.stack(keep.outputs(name)).flatten(1).double().numpy()
         np.testing.assert_allclose(rec.mean[:, i], x.mean(1), rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(rec.std[:, i], x.std(1, ddof=1), rtol=1e-6)
         assert (rec.min[:, i] == x.min(1)).all() and (rec.max[:, i] == x.max(1)).all()
         np.testing.assert_allclose(rec.near_zero[:, i], (np.abs(x) <= np.float32(.05)).mean(1), rtol=1e-12)
         moved = np.abs(rec.hist[:, i] - np.stack([np.histogram(r, rec.edges)[0] for r in x])).sum()
         assert moved <= 1e-5*x.size, "more than values within float32 rounding of an edge"
-
-class LossTrace(Callback):
-    order = 99
-    def before_fit(self): self.seen = []
-    def after_batch(self): self.seen.append(self.learn.loss.detach().clone())
 
 def trained(learner, cbs, settings):
     losses = LossTrace()
@@ -81,8 +70,8 @@ def test_counts_add_up_and_nothing_is_left(learner, settings):
     assert hooks_on(learn.model) == before == [] and 'all_batches' not in vars(learn)
 
 def test_memory_of_10_000_steps_is_that_of_1_000():
-    from fastai_actstats.core.accumulator import Recorder
     from fastai_actstats.callbacks.hooks import Tap
+    from fastai_actstats.core.accumulator import Recorder
     from fastai_actstats.kernels.bins import Bins
     net, x = nn.Linear(4, 4), torch.randn(8, 4)
     recorder = Recorder(Bins(), capacity=128)
@@ -94,7 +83,8 @@ def test_memory_of_10_000_steps_is_that_of_1_000():
         recorder.close((0, 0))
         if step + 1 in (1_000, 10_000):
             gc.collect()
-            size[step + 1] = recorder.nbytes, sum(ring.rows.untyped_storage().nbytes() for ring in recorder.rings.values())
+            size[step + 1] = recorder.nbytes, sum(ring.rows.untyped_storage().nbytes()
+                                                  for ring in recorder.rings.values())
             tensors = [o for o in gc.get_objects() if type(o) is torch.Tensor]
             size[step + 1] += len(tensors), len(gc.get_objects())
     assert size[1_000][:3] == size[10_000][:3] and size[10_000][3] - size[1_000][3] < 100
@@ -118,11 +108,13 @@ def test_repr_and_reset(learner, settings):
 
 @pytest.mark.parametrize('kwargs,error,match', [
     (dict(bins=0), ValueError, 'bins=0 must be at least 1'), (dict(bins=2.5), TypeError, 'bins=2.5'),
-    (dict(range=(3, -3)), ValueError, r'range=\(3.0, -3.0\)'), (dict(range=(0, float('nan'))), ValueError, 'nan must be finite'),
+    (dict(range=(3, -3)), ValueError, r'range=\(3.0, -3.0\)'),
+    (dict(range=(0, float('nan'))), ValueError, 'nan must be finite'),
     (dict(range=5), TypeError, 'range=5 must be a pair'), (dict(eps=-1), ValueError, 'eps=-1'),
     (dict(every=0), ValueError, 'every=0 must be at least 1'), (dict(capacity=1), ValueError, 'capacity=1'),
-    (dict(when_full='drop'), ValueError, "when_full='drop'.*overwrite"), (dict(phase='test'), ValueError, "phase='test'.*valid"),
-    (dict(pick='x'), TypeError, "pick='x'"), (dict(kernel='fpga'), ValueError, "kernel='fpga'.*eager")])
+    (dict(when_full='drop'), ValueError, "when_full='drop'.*overwrite"),
+    (dict(phase='test'), ValueError, "phase='test'.*valid"), (dict(pick='x'), TypeError, "pick='x'"),
+    (dict(kernel='fpga'), ValueError, "kernel='fpga'.*eager")])
 def test_bad_arguments_are_refused_when_given(kwargs, error, match):
     with pytest.raises(error, match=match): ActStats(**kwargs)
 
@@ -133,7 +125,8 @@ def test_unknown_layers_are_refused_before_training(learner, settings, layers, e
     learn = learner(ActStats(layers))
     weights = [p.clone() for p in learn.model.parameters()]
     with pytest.raises(error, match=match): learn.fit(1, settings.lr)
-    assert all(map(torch.equal, weights, learn.model.parameters())) and not hooks_on(learn.model) and 'all_batches' not in vars(learn)
+    assert all(map(torch.equal, weights, learn.model.parameters())) and not hooks_on(learn.model)
+    assert 'all_batches' not in vars(learn)
 
 @pytest.mark.parametrize('watcher', [ActStats, GradStats, WeightStats])
 def test_a_kernel_of_another_device_is_refused_before_training(learner, settings, watcher, monkeypatch):
@@ -141,15 +134,13 @@ def test_a_kernel_of_another_device_is_refused_before_training(learner, settings
     monkeypatch.setattr(cuda, 'DEVICES', ('cuda',))  # without the interpreter
     other = 'cpu' if torch.cuda.is_available() else 'cuda'
     learn = learner(watcher(kernel=other))
-    with pytest.raises(ValueError, match=f"kernel='{other}' does not reduce tensors on .*'eager'"): learn.fit(1, settings.lr)
+    with pytest.raises(ValueError, match=f"kernel='{other}' does not reduce tensors on .*'eager'"):
+        learn.fit(1, settings.lr)
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
 def test_an_empty_model_is_refused(learner, settings):
-    with pytest.raises(ValueError, match='has no layers to watch'): learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)(
-        'before_fit')
-
-class Integers(nn.Module):
-    def forward(self, x): return x.argmax(1)
+    learn = learner(ActStats(), model=nn.Sequential(), opt_func=lambda *a, **k: None)
+    with pytest.raises(ValueError, match='has no layers to watch'): learn('before_fit')
 
 class Aside(nn.Module):
     def __init__(self):

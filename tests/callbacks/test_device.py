@@ -1,4 +1,4 @@
-"""Nothing that happens between the beginning of an epoch and its end waits for an accelerator, or copies from or to it."""
+"""Nothing between the beginning of an epoch and its end waits for an accelerator, or copies from or to it."""
 import pytest
 import torch
 from torch import nn
@@ -6,11 +6,12 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
-from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.kernels.bins import Bins
+
 
 class StaysThere(TorchDispatchMode):
     "Complains of every operation that brings values from one device to another"
@@ -21,7 +22,8 @@ class StaysThere(TorchDispatchMode):
         return out
 
 def taps(kernel):
-    acts, grads, units = Recorder(Bins(), capacity=4), Recorder(Bins.symlog(), capacity=4, when_full='overwrite'), UnitRecorder(window=2, capacity=4)
+    acts, grads = Recorder(Bins(), capacity=4), Recorder(Bins.symlog(), capacity=4, when_full='overwrite')
+    units = UnitRecorder(window=2, capacity=4)
     for r in (acts, grads): r.prepare(['a', 'b'], torch.device('cuda'))
     units.prepare([], torch.device('cuda'))
     return {acts: [Tap(acts, n, kernel=kernel) for n in 'ab'], grads: [GradTap(grads, n, kernel=kernel) for n in 'ab'],
@@ -42,10 +44,14 @@ def test_steps_and_merging_need_no_value_on_the_host(kernel):
     "on tensors that have a device but no values: to read one is an error there"
     with FakeTensorMode():
         watched = taps(kernel)
-        steps(watched, lambda: [torch.empty(64, 8, 14, 14, device='cuda'), torch.empty(32, 3, 5, 5, device='cuda').transpose(0, 2)], 1)
-        with StaysThere(): steps(watched, lambda: [torch.empty(64, 8, 14, 14, device='cuda'), torch.empty(32, 3, 5, 5, device='cuda').transpose(0, 2)], 40)
+        steps(watched, lambda: [torch.empty(64, 8, 14, 14, device='cuda'),
+                                torch.empty(32, 3, 5, 5, device='cuda').transpose(0, 2)], 1)
+        with StaysThere():
+            steps(watched, lambda: [torch.empty(64, 8, 14, 14, device='cuda'),
+                                    torch.empty(32, 3, 5, 5, device='cuda').transpose(0, 2)], 40)
         for recorder in watched:
-            assert not recorder.left_out and recorder.step == 41 and 2 <= len(recorder.rings[False]) <= 4 and recorder.rows.is_cuda
+            assert not recorder.left_out and recorder.step == 41 and 2 <= len(recorder.rings[False]) <= 4
+            assert recorder.rows.is_cuda
         with pytest.raises(DataDependentOutputException): recorder.rows[0].item()
         with pytest.raises(AssertionError), StaysThere(): recorder.rows.cpu()
 

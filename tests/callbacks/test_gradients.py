@@ -5,29 +5,28 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
-from fastai.basics import SGD, Callback, CancelBackwardException, CancelBatchException, CrossEntropyLossFlat, Learner, set_seed
-from fastai.callback.fp16 import MixedPrecision
+from fastai.basics import (
+    SGD,
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CrossEntropyLossFlat,
+    Learner,
+    set_seed,
+)
 from fastai.callback.training import GradientAccumulation
+from helpers import CpuAmp, hooks_on
 from torch import nn
-from torch.amp import GradScaler, autocast
 from torch.utils.checkpoint import checkpoint
 
 from fastai_actstats.all import ActStats, GradStats
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.demo import reference_cnn
-from fastai_actstats.core.summary import Summary
 from fastai_actstats.callbacks.hooks import Watch
+from fastai_actstats.core.summary import Summary
+from fastai_actstats.demo import reference_cnn
+from fastai_actstats.kernels.bins import Bins
 
-class CpuAmp(MixedPrecision):
-    "fastai's callback, which asks for CUDA, on the CPU"
-    def __init__(self, scale=2.**10, dtype=torch.bfloat16, **kwargs):
-        super().__init__()
-        self.scaler_args, self.dtype = dict(init_scale=scale, **kwargs), dtype
-    def before_fit(self):
-        self.autocast, self.learn.scaler, self.scales = autocast('cpu', dtype=self.dtype), GradScaler('cpu', **self.scaler_args), []
 
-class Keep(Callback):
+class KeepGradients(Callback):
     "The gradient of the loss at the outputs of layers, by `torch.autograd.grad` on a copy of the model"
     order = 1  # once the model is in training mode
     def __init__(self, names, steps=3): self.names, self.steps, self.kept = names, steps, []
@@ -47,7 +46,8 @@ def check(rec, kept, names, rtol=1e-5):
             np.testing.assert_allclose(rec.mean[step, i], g.mean(), rtol=rtol, atol=rtol*g.std().item())
             np.testing.assert_allclose([rec.min[step, i], rec.max[step, i]], [g.min(), g.max()], rtol=rtol)
             want = Summary.of(g.float(), rec.bins)
-            assert rec.count[step, i] == g.numel() and np.abs(rec.hist[step, i] - want.hist.numpy()).sum() <= 1e-3*g.numel()
+            assert rec.count[step, i] == g.numel()
+            assert np.abs(rec.hist[step, i] - want.hist.numpy()).sum() <= 1e-3*g.numel()
 
 def fitted(learner, settings, cbs, **kwargs):
     learn = learner(cbs, **kwargs)
@@ -67,16 +67,19 @@ def seeded(*models):
 
 @pytest.mark.parametrize('model', [reference_cnn, lambda: inplace(reference_cnn())], ids=['plain', 'in-place'])
 def test_equal_autograds(learner, settings, model):
-    keep = Keep([n for n in NAMES if n != '1.1' or model is reference_cnn])  # autograd itself needs outputs that stay as they are
+    # autograd itself needs outputs that stay as they are
+    keep = KeepGradients([n for n in NAMES if n != '1.1' or model is reference_cnn])
     learn = learner([GradStats(NAMES), keep], model=model())
     learn.fit(1, settings.lr)
     rec = learn.grad_stats.record
     assert rec.what == 'gradients' and rec.layers == NAMES and len(rec) == 14 and rec.bins == Bins.symlog()
-    assert (rec.hist.sum(-1) + rec.underflow + rec.overflow + rec.nonfinite == rec.count).all() and not rec.nonfinite.any()
+    assert (rec.hist.sum(-1) + rec.underflow + rec.overflow + rec.nonfinite == rec.count).all()
+    assert not rec.nonfinite.any()
     check(rec, keep.kept, keep.names)
 
 def test_in_place_modules_change_nothing(learner, settings):
-    a, b = (fitted(learner, settings, GradStats(NAMES), model=model).grad_stats.record for model in seeded(reference_cnn(), inplace(reference_cnn())))
+    a, b = (fitted(learner, settings, GradStats(NAMES), model=model).grad_stats.record
+            for model in seeded(reference_cnn(), inplace(reference_cnn())))
     assert torch.equal(a.summary.rows, b.summary.rows) and np.isfinite(a.std).all()
 
 def test_the_loss_scale_is_taken_out(learner, settings):
@@ -86,12 +89,14 @@ def test_the_loss_scale_is_taken_out(learner, settings):
 
 def test_accumulation_is_one_batch_of_the_whole_step(learner, few, settings):
     from fastai.basics import DataLoaders
-    halves = DataLoaders.from_dsets(few.train_ds, few.valid_ds, bs=settings.batch_size//2, device=torch.device('cpu'), num_workers=0)
+    halves = DataLoaders.from_dsets(few.train_ds, few.valid_ds, bs=settings.batch_size//2, device=torch.device('cpu'),
+                                    num_workers=0)
     for dls in (few, halves): dls.train.shuffle = False
     try:
         models = seeded(reference_cnn(False), reference_cnn(False))
         runs = zip(models, (few, halves), ([], [GradientAccumulation(settings.batch_size)]))
-        a, b = (fitted(learner, settings, [GradStats(), *cbs], model=model, dls=dls).grad_stats.record for model, dls, cbs in runs)
+        a, b = (fitted(learner, settings, [GradStats(), *cbs], model=model, dls=dls).grad_stats.record
+                for model, dls, cbs in runs)
     finally: few.train.shuffle = True
     assert len(a) == 14 and len(b) == 15 and (b.count[-1] == a.count[0]/2).all(), "the last half never made a step"
     b = b.between(0, 13)
@@ -100,10 +105,11 @@ def test_accumulation_is_one_batch_of_the_whole_step(learner, few, settings):
     np.testing.assert_allclose(a.std[0], b.std[0], rtol=1e-5)
 
 class Odd(nn.Module):
-    "A part under checkpoint, a part called twice, a frozen part, one that doesn't run, one that returns its own parameter"
+    "Parts under checkpoint, called twice, frozen, that never run, and one that returns its own parameter"
     def __init__(self, reentrant):
         super().__init__()
-        self.frozen, self.part, self.twice, self.idle, self.head = (nn.Linear(i, o) for i, o in ((784, 32), (32, 32), (32, 32), (2, 2), (32, 10)))
+        self.frozen, self.part, self.twice, self.idle, self.head = (
+            nn.Linear(i, o) for i, o in ((784, 32), (32, 32), (32, 32), (2, 2), (32, 10)))
         self.own, self.reentrant = Own(), reentrant
         for p in self.frozen.parameters(): p.requires_grad_(False)
     def forward(self, x):
@@ -151,11 +157,13 @@ def test_a_batch_cancelled_before_its_backward_pass_leaves_nothing(learner, sett
 def test_gradients_that_are_not_finite_are_counted(learner, settings):
     class Spoil(Callback):
         def after_loss(self):
-            if self.learn.training and self.learn.train_iter == 5: self.learn.loss_grad = self.learn.loss_grad*float('nan')
+            if self.learn.training and self.learn.train_iter == 5:
+                self.learn.loss_grad = self.learn.loss_grad*float('nan')
     learn = learner([GradStats(), Spoil()])
     learn.fit(1, settings.lr)
     rec = learn.grad_stats.record
-    assert not rec.nonfinite[:5].any() and rec.nonfinite[5].all(), "a ReLU lets no gradient through, NaN or not, where it is 0"
+    assert (not rec.nonfinite[:5].any()
+            and rec.nonfinite[5].all()), "a ReLU lets no gradient through, NaN or not, where it is 0"
     assert rec.nonfinite[5, -1] == rec.count[5, -1] and np.isnan(rec.std[5, -1])
 
 def test_bad_arguments_are_refused():
@@ -167,17 +175,20 @@ def test_bad_arguments_are_refused():
 def test_a_compiled_model_has_the_same_gradients(learner, settings):
     models = seeded(reference_cnn(False), reference_cnn(False))
     models[1][1].compile(backend='eager')
-    a, b = (fitted(learner, settings, GradStats(NAMES[:1] + ['1.0']), model=model).grad_stats.record for model in models)
+    a, b = (fitted(learner, settings, GradStats(NAMES[:1] + ['1.0']), model=model).grad_stats.record
+            for model in models)
     assert a.layers == b.layers and torch.equal(a.summary.rows, b.summary.rows) and (a.count > 0).all()
 
 def test_calls_are_told_apart(learner, settings):
     model = Odd(False)
-    one, two = (fitted(learner, settings, GradStats('twice', calls=calls), model=m).grad_stats.record for calls, m in zip((1, 2), seeded(Odd(False), model)))
-    assert two.layers == ['twice', 'twice:2'] and (two.count.sum(1) == one.count[:, 0]).all() and (two.count[:, 0] == two.count[:, 1]).all()
+    one, two = (fitted(learner, settings, GradStats('twice', calls=calls), model=m).grad_stats.record
+                for calls, m in zip((1, 2), seeded(Odd(False), model)))
+    assert two.layers == ['twice', 'twice:2'] and (two.count.sum(1) == one.count[:, 0]).all()
+    assert (two.count[:, 0] == two.count[:, 1]).all()
     assert (two.max.max(1) == one.max[:, 0]).all() and (two.std[:, 0] != two.std[:, 1]).all()
 
 class Penalty(Callback):
-    "The loss and a penalty on the input's gradient, added at `where`; and what arrives in the loss's own backward pass, by `autograd.grad`"
+    "The loss and a penalty on the input's gradient, added at `where`; what arrives in the loss's own pass, by autograd"
     order, weight = 1, 3.
     def __init__(self, where, names, penalised=True):
         self.where, self.names, self.penalised, self.kept = where, names, penalised, []
@@ -196,7 +207,9 @@ class Penalty(Callback):
         if self.where == 'after_loss': self.add()
     def before_backward(self):
         if self.where == 'before_backward': self.add()
-        self.kept.append([g.double() for g in torch.autograd.grad(self.learn.loss_grad, [self.outputs[n] for n in self.names], retain_graph=True)])
+        self.kept.append([g.double() for g in torch.autograd.grad(self.learn.loss_grad,
+                                                                  [self.outputs[n] for n in self.names],
+                                                                  retain_graph=True)])
     def after_fit(self): [h.remove() for h in self.handles]
 
 @pytest.mark.parametrize('where', ['after_loss', 'before_backward'])
@@ -212,7 +225,8 @@ def test_a_gradient_penalty_counts_by_what_it_adds_to_the_loss(learner, settings
     check(grads.record, keep.kept, names)  # count too: once a step
     plain = fitted(learner, settings, GradStats(names), model=reference_cnn(False)).grad_stats.record
     assert (plain.count[0] == grads.record.count[0]).all()
-    record_row('training', f'A gradient penalty (`autograd.grad(create_graph=True)` {where}): gradients', 'yes, as autograd', '-', '-')
+    record_row('training', f'A gradient penalty (`autograd.grad(create_graph=True)` {where}): gradients',
+               'yes, as autograd', '-', '-')
 
 class Whole(Learner):
     "A loop of its own, without fastai's events"
@@ -252,7 +266,8 @@ def test_loops_of_their_own_are_recorded_as_fastais(few, settings, kind, cbs):
         set_seed(settings.seed)
         few.train.rng.seed(settings.seed)
         model = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Tanh(), nn.Linear(16, 10))
-        learn = make(few, model, loss_func=CrossEntropyLossFlat(), cbs=[GradStats(nn.Linear), *[cb() for cb in more]], opt_func=SGD)
+        learn = make(few, model, loss_func=CrossEntropyLossFlat(), cbs=[GradStats(nn.Linear), *[cb() for cb in more]],
+                     opt_func=SGD)
         with learn.no_bar(), learn.no_logging(): learn.fit(1, settings.lr)
         runs[name] = learn.grad_stats.record
     assert torch.equal(runs['fastai'].summary.rows, runs['own'].summary.rows) and (runs['own'].count > 0).all()
@@ -264,9 +279,12 @@ def test_gradients_by_sample_record_nothing(learner, settings, record_row):
         def before_backward(self):
             params = {n: p.detach() for n, p in self.model.named_parameters()}
             loss = lambda ps, x, y: self.loss_func(functional_call(self.model, ps, (x[None],)), y[None])
-            norms = vmap(grad(loss), (None, 0, 0))(params, self.xb[0].as_subclass(torch.Tensor), self.yb[0].as_subclass(torch.Tensor))
+            norms = vmap(grad(loss), (None, 0, 0))(params, self.xb[0].as_subclass(torch.Tensor),
+                                                   self.yb[0].as_subclass(torch.Tensor))
             self.seen += len(norms)
     models = seeded(*(nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10)) for _ in range(2)))
-    plain, sampled = (fitted(learner, settings, [GradStats(), *cbs], model=m) for m, cbs in zip(models, ([], [BySample()])))
-    assert torch.equal(plain.grad_stats.record.summary.rows, sampled.grad_stats.record.summary.rows) and sampled.by_sample.seen
+    plain, sampled = (fitted(learner, settings, [GradStats(), *cbs], model=m)
+                      for m, cbs in zip(models, ([], [BySample()])))
+    assert torch.equal(plain.grad_stats.record.summary.rows, sampled.grad_stats.record.summary.rows)
+    assert sampled.by_sample.seen
     record_row('training', 'Gradients by sample (`vmap(grad(...))`): gradients', 'yes, of the loss only', '-', '-')

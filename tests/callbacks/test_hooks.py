@@ -1,35 +1,21 @@
-"""Hooks that nothing breaks: transforms, scripts, containers of any kind, callbacks that come and go, memory that runs out."""
+"""Hooks that nothing breaks: transforms, scripts, containers, callbacks that come and go, memory that runs out."""
 import os
 import subprocess
 import sys
 import time
-import warnings
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, hooks_on
-from fastai.basics import Callback, CrossEntropyLossFlat, Learner, set_seed
+from fastai.basics import Callback, set_seed
+from helpers import ROOT, LossTrace, hooks_on, run_script
 from torch import nn
 
 from fastai_actstats.all import ActSample, ActStats, DeadUnits, GradStats, LiveStats, StopOnTrouble, WeightStats
-from fastai_actstats.core.layers import first_float
 from fastai_actstats.callbacks.loggers import StatsLogger
 from fastai_actstats.callbacks.observer import Visitor
+from fastai_actstats.core.layers import first_float
 
 BATCHES = 14  # of `few`
-
-def run_script(code, *args, env=None, timeout=300):
-    "Python code in a process of its own, with what the tests share"
-    start = "import sys, warnings\nsys.path.insert(0, 'tests')\nfrom conftest import *\n"
-    return subprocess.run([sys.executable, '-W', 'ignore', '-c', start + code, *map(str, args)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, **(env or {})})
-
-class LossTrace(Callback):
-    order = 99
-    def before_fit(self): self.seen = []
-    def after_batch(self):
-        if self.training: self.seen.append(self.learn.loss.detach().clone())
 
 def small(extra=None):
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 20), nn.ReLU(), *([extra] if extra else []), nn.Linear(20, 10))
@@ -102,17 +88,21 @@ class Taught(nn.Module):
     def forward(self, x): return self.b(torch.relu(self.a(x)))
 
 @pytest.mark.filterwarnings('ignore:.*torch.jit', 'ignore:.*deprecat')
-@pytest.mark.parametrize('make', [lambda m: torch.jit.script(m), lambda m: torch.jit.trace(m, torch.randn(64, 20))], ids=['scripted', 'traced'])
+@pytest.mark.parametrize('make', [lambda m: torch.jit.script(m), lambda m: torch.jit.trace(m, torch.randn(64, 20))],
+                         ids=['scripted', 'traced'])
 def test_scripts(make, learner, settings, record_row, request):
     script = make(Taught())
-    learn = learner([ActStats(['1', '3', '3.a', '3.b']), GradStats(['1', '3', '3.b']), WeightStats()], model=small(script))
+    learn = learner([ActStats(['1', '3', '3.a', '3.b']), GradStats(['1', '3', '3.b']), WeightStats()],
+                    model=small(script))
     want = []
-    handle = learn.model[4].register_forward_pre_hook(lambda m, args: want.append(args[0].detach().double().mean().item()) if m.training else None)
+    handle = learn.model[4].register_forward_pre_hook(
+        lambda m, args: want.append(args[0].detach().double().mean().item()) if m.training else None)
     with pytest.warns(UserWarning, match='TorchScript') as told: learn.fit(2, settings.lr)
     handle.remove()
     assert len(told) == 1 and '3.a, 3.b' in str(told[0].message)
     rec = learn.act_stats.record
-    assert rec.layers == ['1', '3'] and rec['3'].mean[:, 0] == pytest.approx(want, rel=1e-6) and learn.grad_stats.record.layers == ['1', '3']
+    assert rec.layers == ['1', '3'] and rec['3'].mean[:, 0] == pytest.approx(want, rel=1e-6)
+    assert learn.grad_stats.record.layers == ['1', '3']
     assert len(learn.weight_stats.record) == 2*BATCHES and not hooks_on(learn.model)
     record_row('training', f"{request.node.callspec.id} part of a model", 'yes, but for layers within it', 'yes', 'yes')
 
@@ -120,23 +110,27 @@ def test_scripts(make, learner, settings, record_row, request):
 
 class At(Callback):
     "Does something once, at an event of an epoch and batch"
-    def __init__(self, event, act, epoch=0, batch=3, order=-30): self.event, self.act, self.epoch_, self.batch, self.order, self.done = event, act, epoch, batch, order, False
+    def __init__(self, event, act, epoch=0, batch=3, order=-30):
+        self.event, self.act, self.epoch_, self.batch, self.order, self.done = event, act, epoch, batch, order, False
     def __call__(self, event):
         inner = event in 'before_batch after_pred after_loss after_backward after_step after_batch'.split()
-        if event == self.event and not self.done and self.learn.epoch == self.epoch_ and (not inner or (self.learn.training and self.learn.iter == self.batch)):
+        if event == self.event and not self.done and self.learn.epoch == self.epoch_ and (
+                not inner or (self.learn.training and self.learn.iter == self.batch)):
             self.done = True
             self.act(self.learn)
 
-EVENTS = ('before_epoch before_train before_batch after_pred after_backward after_step after_batch after_train before_validate '
-          'after_epoch').split()
+EVENTS = ('before_epoch before_train before_batch after_pred after_backward after_step after_batch after_train '
+          'before_validate after_epoch').split()
 
 def nothing_left(learn):
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
-@pytest.mark.parametrize('event,order', [('before_epoch', -30), ('before_batch', -30), ('after_backward', -30), ('after_batch', -30),
-                                         ('after_train', 70), ('after_epoch', -30), ('before_batch', 70), ('after_backward', 70)])
+@pytest.mark.parametrize('event,order', [('before_epoch', -30), ('before_batch', -30), ('after_backward', -30),
+                                         ('after_batch', -30), ('after_train', 70), ('after_epoch', -30),
+                                         ('before_batch', 70), ('after_backward', 70)])
 def test_callbacks_removed_in_the_middle_of_a_fit(event, order, learner, settings, record_row):
-    cbs = [ActStats(phase='both'), GradStats(), WeightStats(), DeadUnits(), ActSample(), LiveStats(path=None, notebook=True, every=99),
+    cbs = [ActStats(phase='both'), GradStats(), WeightStats(), DeadUnits(), ActSample(),
+           LiveStats(path=None, notebook=True, every=99),
            StopOnTrouble(('nonfinite',), every=2)]
     def act(learn): learn.remove_cbs(cbs)
     alone = learner(LossTrace())
@@ -144,7 +138,8 @@ def test_callbacks_removed_in_the_middle_of_a_fit(event, order, learner, setting
     learn = learner([*cbs, LossTrace(), At(event, act, order=order)])
     learn.fit(2, settings.lr)
     nothing_left(learn)
-    assert torch.equal(torch.stack(alone.loss_trace.seen), torch.stack(learn.loss_trace.seen)) and not any(cb in learn.cbs for cb in cbs)
+    assert torch.equal(torch.stack(alone.loss_trace.seen), torch.stack(learn.loss_trace.seen))
+    assert not any(cb in learn.cbs for cb in cbs)
     first = EVENTS.index(event)
     inner = BATCHES if first >= EVENTS.index('after_train') else 0 if first < 2 else 3
     if inner == 3: inner += event == 'after_batch' or first >= EVENTS.index('after_backward')  # its gradients were made
@@ -169,7 +164,8 @@ class Journal(StatsLogger):
 
 @pytest.mark.parametrize('event', ['before_epoch', 'before_batch', 'after_batch', 'before_validate', 'after_epoch'])
 def test_callbacks_added_in_the_middle_of_a_fit(event, learner, settings, tmp_path, record_row):
-    cbs = [ActStats(), GradStats(), WeightStats(), DeadUnits(), ActSample(), LiveStats(tmp_path/'live.png', every=99), StopOnTrouble(('nonfinite',), every=2), Journal()]
+    cbs = [ActStats(), GradStats(), WeightStats(), DeadUnits(), ActSample(), LiveStats(tmp_path/'live.png', every=99),
+           StopOnTrouble(('nonfinite',), every=2), Journal()]
     alone = learner(LossTrace())
     alone.fit(2, settings.lr)
     learn = learner([LossTrace(), At(event, lambda learn: learn.add_cbs(cbs))])
@@ -178,14 +174,16 @@ def test_callbacks_added_in_the_middle_of_a_fit(event, learner, settings, tmp_pa
     assert torch.equal(torch.stack(alone.loss_trace.seen), torch.stack(learn.loss_trace.seen))
     for cb in cbs[:3]: assert len(cb.record) == BATCHES and cb.record.epochs.max() == 0, cb  # of the epoch after
     assert len(learn.dead_units.record) == 1 and len(learn.act_sample.sample.index) and (tmp_path/'live.png').exists()
-    assert learn.journal.steps[0] == 'open' and learn.journal.steps[-1] == BATCHES - 1 and learn.stop_on_trouble.reason is None
+    assert learn.journal.steps[0] == 'open' and learn.journal.steps[-1] == BATCHES - 1
+    assert learn.stop_on_trouble.reason is None
     learn.fit(1, settings.lr)
     assert len(learn.act_stats.record) == 2*BATCHES and learn.act_stats.record.fits.max() == 1
     record_row('endings', f'callbacks added at {event}', 'yes, from the next epoch on', 'yes', 'yes')
 
 def test_a_callback_that_cannot_begin_in_the_middle_of_a_fit_stands_aside(learner, settings):
     learn = learner(At('before_train', lambda learn: learn.add_cb(ActStats('nothing*'))))
-    with pytest.warns(UserWarning, match="act_stats, added in the middle of a fit, stands aside: layers='nothing\\*' matches none") as told:
+    why = "act_stats, added in the middle of a fit, stands aside: layers='nothing\\*' matches none"
+    with pytest.warns(UserWarning, match=why) as told:
         learn.fit(4, settings.lr)
     assert len(told) == 1 and not len(learn.act_stats.record)
     nothing_left(learn)
@@ -199,7 +197,8 @@ def test_one_callback_on_two_learners_in_turn(learner, settings):
     assert cb.learn is two and cb not in one.cbs and not hasattr(one, 'act_stats')
     two.fit(1, settings.lr)
     assert len(cb.record) == 2*BATCHES
-    with pytest.warns(UserWarning, match='act_stats was put on another learner, so it does not watch this fit') as told: one.fit(2, settings.lr)
+    with pytest.warns(UserWarning, match='act_stats was put on another learner, so it does not watch this fit') as told:
+        one.fit(2, settings.lr)
     assert len(told) == 1 and len(cb.record) == 2*BATCHES
     one.add_cb(cb)
     one.fit(1, settings.lr)
@@ -229,7 +228,8 @@ def test_what_goes_wrong_between_epochs_is_warned_of_once(learner, settings):
             if self.times > 1: raise LookupError('no such module')
             return super().taps()
     learn = learner(Broken())
-    with pytest.warns(UserWarning, match='broken does not record all of this fit: no such module') as told: learn.fit(3, settings.lr)
+    with pytest.warns(UserWarning, match='broken does not record all of this fit: no such module') as told:
+        learn.fit(3, settings.lr)
     assert len(told) == 1 and len(learn.broken.record) == BATCHES
     nothing_left(learn)
 
@@ -257,9 +257,11 @@ def test_an_interrupt_in_a_hook_is_not_swallowed(error, learner, settings):
 SECONDS = float(os.environ.get('ACTSTATS_FUZZ_SECONDS', 5))
 
 def fuzz(seconds, seed):
-    done = subprocess.run([sys.executable, '-W', 'ignore', 'tests/fuzz_outputs.py', str(seconds), str(seed)], cwd=ROOT, capture_output=True, text=True,
+    done = subprocess.run([sys.executable, '-W', 'ignore', 'tests/fuzz_outputs.py', str(seconds), str(seed)], cwd=ROOT,
+                          capture_output=True, text=True,
                           timeout=seconds + 120)
-    assert done.returncode == 0 and done.stdout.endswith('ok\n'), f'{done.returncode}: {done.stdout}{done.stderr[-3000:]}'
+    assert (done.returncode == 0
+            and done.stdout.endswith('ok\n')), f'{done.returncode}: {done.stdout}{done.stderr[-3000:]}'
 
 def test_whatever_a_layer_returns(record_row):
     fuzz(SECONDS, time.time_ns() % 10**9)
@@ -277,7 +279,9 @@ class Big(nn.Module):
     def forward(self, x):
         self.calls += 1
         big = torch.zeros(2**25, 3)[:, :2]  # to be copied before it can be reduced
-        if self.training and self.calls in (3, 4): resource.setrlimit(resource.RLIMIT_AS, (size() + 2**26, resource.RLIM_INFINITY))
+        little = size() + 2**26
+        if self.training and self.calls in (3, 4):
+            resource.setrlimit(resource.RLIMIT_AS, (little, resource.RLIM_INFINITY))
         return big
 class Model(nn.Module):
     def __init__(self):
@@ -290,7 +294,8 @@ class Model(nn.Module):
 from fastai.basics import DataLoaders
 from torch.utils.data import TensorDataset
 data = TensorDataset(torch.randn(6, 1, 28, 28), torch.arange(6))
-learn = Learner(DataLoaders.from_dsets(data, data, bs=1, num_workers=0, device='cpu'), Model(), loss_func=CrossEntropyLossFlat(), cbs=ActStats(['big', 'lin.1']))
+dls = DataLoaders.from_dsets(data, data, bs=1, num_workers=0, device='cpu')
+learn = Learner(dls, Model(), loss_func=CrossEntropyLossFlat(), cbs=ActStats(['big', 'lin.1']))
 with learn.no_bar(), learn.no_logging(), warnings.catch_warnings(record=True) as told:
     warnings.simplefilter('always')
     learn.fit(1, 1e-3)
@@ -301,9 +306,11 @@ print((rec['big'].count[:, 0]/2**26).tolist(), rec['lin.1'].count[:, 0].tolist()
 
 def test_memory_that_runs_out_costs_one_batch_of_one_layer(record_row):
     done = run_script(FULL)
-    assert done.stdout.split('\n')[:2] == ["[\"a batch of layer 'big' is left out of the record\"]",
-                                           '[1.0, 1.0, 0.0, 0.0, 1.0, 1.0] [10, 10, 10, 10, 10, 10] []'], done.stdout + done.stderr[-3000:]
-    record_row('faults', "no memory for a copy: a limit on the process's address space", 'yes, but for that batch of that layer', 'yes', 'yes')
+    told, counts, *_ = done.stdout.split('\n') + ['', '']
+    assert told == "[\"a batch of layer 'big' is left out of the record\"]", done.stdout + done.stderr[-3000:]
+    assert counts == '[1.0, 1.0, 0.0, 0.0, 1.0, 1.0] [10, 10, 10, 10, 10, 10] []'
+    record_row('faults', "no memory for a copy: a limit on the process's address space",
+               'yes, but for that batch of that layer', 'yes', 'yes')
 
 def test_memory_that_runs_out_in_one_of_two_calls(learner, settings):
     "What was folded of the layer before, in the same batch, goes too"
@@ -318,7 +325,8 @@ def test_memory_that_runs_out_in_one_of_two_calls(learner, settings):
             self.lin = nn.Linear(20, 20)
         def forward(self, x): return self.lin(self.lin(x))
     learn = learner([ActStats('3.lin', pick=pick)], model=small(Twice()))
-    with pytest.warns(UserWarning, match="a batch of layer '3.lin' is left out of the record: full"): learn.fit(1, settings.lr)
+    with pytest.warns(UserWarning, match="a batch of layer '3.lin' is left out of the record: full"):
+        learn.fit(1, settings.lr)
     assert len(learn.act_stats.record) == BATCHES - 1 or learn.act_stats.record.count[:, 0].tolist().count(0) == 1
     assert set(learn.act_stats.record.count[:, 0].tolist()) <= {0, 2*64*20}
 
@@ -334,11 +342,14 @@ def trained(cbs, first, fallback, later):
     torch._dynamo.reset()
     set_seed(1)
     data = TensorDataset(torch.randn(64, 1, 14, 14), torch.randint(0, 10, (64,)))
-    model = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), first, nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Dropout(), nn.Linear(256, 10))
-    learn = Learner(DataLoaders.from_dsets(data, bs=32, num_workers=0, device='cpu'), torch.compile(model), loss_func=CrossEntropyLossFlat(), cbs=cbs)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3, 2, 1), nn.ReLU(), first, nn.Conv2d(8, 16, 3, 2, 1), nn.ReLU(),
+                          nn.Flatten(), nn.Dropout(), nn.Linear(256, 10))
+    dls = DataLoaders.from_dsets(data, bs=32, num_workers=0, device='cpu')
+    learn = Learner(dls, torch.compile(model), loss_func=CrossEntropyLossFlat(), cbs=cbs)
     learn.dls.loaders.append(learn.dls.train.new(shuffle=False))
     set_seed(2)
-    with learn.no_bar(), learn.no_logging(), config.patch(fallback_random=fallback), warnings.catch_warnings(record=True) as told:
+    patched = config.patch(fallback_random=fallback)
+    with learn.no_bar(), learn.no_logging(), patched, warnings.catch_warnings(record=True) as told:
         warnings.simplefilter('always')
         learn.fit(1, 1e-2)
     told = [w for w in told if 'fallback_random' in str(w.message)]
@@ -353,4 +364,5 @@ def test_random_numbers_of_compiled_graphs(record_row):
     same, warned, plain = done.stdout.split('\n')[:3]
     assert same == 'True 0' and warned.endswith(' 1') and plain == 'True 0', done.stdout + done.stderr[-3000:]
     record_row('training', 'torch.compile with inductor and dropout, fallback_random = True', 'yes', 'yes', 'yes')
-    record_row('training', 'torch.compile with inductor and Dropout2d', 'yes', 'other random numbers, warned of before', 'yes')
+    record_row('training', 'torch.compile with inductor and Dropout2d', 'yes',
+               'other random numbers, warned of before', 'yes')

@@ -5,9 +5,10 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from fastai_actstats.callbacks import live
 from fastai_actstats.all import ActStats, LiveStats
+from fastai_actstats.callbacks import live
 from fastai_actstats.plots.live import spread
+
 
 class Clock:
     "A clock that batches and pictures move on"
@@ -81,9 +82,10 @@ def test_a_picture_that_fails_does_not_end_the_fit(learner, monkeypatch, tmp_pat
     assert (tmp_path/'a.png').is_file()  # the next fit tries again
 
 def test_what_is_shown_must_be_there(learner):
-    with pytest.raises(ValueError, match="source='act_stats' is none of the learner's callbacks: train_eval"): learner(LiveStats(source='act_stats')).fit(1)
+    with pytest.raises(ValueError, match="source='act_stats' is none of the learner's callbacks: train_eval"):
+        learner(LiveStats(source='act_stats')).fit(1)
     with pytest.raises(ValueError, match='callbacks records activations: train_eval'): learner(LiveStats()).fit(1)
     with pytest.raises(ValueError, match='budget=0 must be a share'): LiveStats(budget=0)
 
 def test_layers_are_spread_over_the_depth():
-    assert plots_spread(100, 3) == [0, 50, 99] and spread(2, 6) == [0, 1]
+    assert spread(100, 3) == [0, 50, 99] and spread(2, 6) == [0, 1]

@@ -9,6 +9,7 @@ import torch
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, TensorBoardStats, WandbStats, WeightStats
 
+
 def read_events(folder):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     return EventAccumulator(str(folder), size_guidance={'scalars': 0, 'histograms': 0}).Reload()
@@ -37,7 +38,8 @@ def read_wandb(path):
 
 @pytest.fixture
 def wandb_run(tmp_path, monkeypatch):
-    for name, value in (('WANDB_MODE', 'offline'), ('WANDB_DIR', str(tmp_path)), ('WANDB_SILENT', 'true')): monkeypatch.setenv(name, value)
+    for name, value in (('WANDB_MODE', 'offline'), ('WANDB_DIR', str(tmp_path)), ('WANDB_SILENT', 'true')):
+        monkeypatch.setenv(name, value)
     import wandb
     run = wandb.init(project='test', dir=tmp_path)
     def close():
@@ -47,10 +49,13 @@ def wandb_run(tmp_path, monkeypatch):
     run.finish()
 
 def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
-    learn = learner([ActStats(range=(-.5, .5), phase='both'), GradStats(), WeightStats(), DeadUnits(), TensorBoardStats(tmp_path)])
+    learn = learner([ActStats(range=(-.5, .5), phase='both'), GradStats(), WeightStats(), DeadUnits(),
+                     TensorBoardStats(tmp_path)])
     learn.fit(2, 1e-2)
     events, rec = read_events(tmp_path), learn.act_stats.record
-    assert len(rec.train) == 28 and set(events.Tags()['histograms']) >= {'activations/0.0', 'valid/activations/0.0', 'gradients/0.0', 'updates/0.0.weight'}
+    assert len(rec.train) == 28
+    assert set(events.Tags()['histograms']) >= {'activations/0.0', 'valid/activations/0.0', 'gradients/0.0',
+                                                'updates/0.0.weight'}
     for layer in rec.layers:
         for stat in ('mean', 'std', 'near_zero'):
             seen = events.Scalars(f'activations/{layer}/{stat}')
@@ -65,7 +70,8 @@ def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
             inner = x[0][(x[1] > rec.edges[0]) & (x[1] <= rec.edges[-1])]
             assert inner.tolist() == one.hist[0, 0].tolist()
             assert (h.min, h.max) == (one.min[0, 0], one.max[0, 0])
-            np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2], [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-3)  # unbiased
+            np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2],
+                                       [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-3)  # unbiased
     assert any(t.startswith('units/') for t in events.Tags()['scalars'])
 
 def test_it_logs_each_step_once_even_when_the_ring_is_full(learner, tmp_path):
@@ -84,7 +90,8 @@ def test_it_writes_where_fastais_callback_writes(learner, tmp_path):
     learn = learner([ActStats(), TensorBoardCallback(tmp_path, trace_model=False, log_preds=False), TensorBoardStats()])
     learn.fit(2, 1e-3)
     events = read_events(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 1 and {'train_loss', 'activations/0.0/mean'} <= set(events.Tags()['scalars'])
+    assert len(list(tmp_path.iterdir())) == 1
+    assert {'train_loss', 'activations/0.0/mean'} <= set(events.Tags()['scalars'])
 
 def test_reading_is_once_an_epoch(learner, tmp_path, monkeypatch):
     learn = learner([ActStats(), TensorBoardStats(tmp_path)])
@@ -128,12 +135,13 @@ def test_everything_together_changes_no_bit_of_training(learner, tmp_path):
         learn.fit_one_cycle(2, 1e-2)
         return list(learn.model.state_dict().values()), learn.recorder.losses, torch.get_rng_state()
     plain = weights([])
-    full = weights([ActStats(), GradStats(), WeightStats(), DeadUnits(), StopOnTrouble(every=5), TensorBoardStats(tmp_path),
+    full = weights([ActStats(), GradStats(), WeightStats(), DeadUnits(), StopOnTrouble(every=5),
+                    TensorBoardStats(tmp_path),
                     LiveStats(tmp_path/'a.png', every=.5, budget=.2)])
-    assert all(torch.equal(a, b) for a, b in zip(plain[0], full[0])) and plain[1] == full[1] and torch.equal(plain[2], full[2])
+    assert all(torch.equal(a, b) for a, b in zip(plain[0], full[0])) and plain[1] == full[1]
+    assert torch.equal(plain[2], full[2])
 
 FULL = """import os, resource, signal, sys, warnings
-sys.path[:0] = [sys.argv[2]]
 import torch
 from fastai.basics import Callback, DataLoaders, Learner, MSELossFlat
 from torch import nn
@@ -144,19 +152,23 @@ class Full(Callback):
     def before_epoch(self):
         if self.epoch == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
 dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=0, device=torch.device('cpu'))
-learn = Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=sys.argv[1], cbs=[
-    ActStats(), Full(), TensorBoardStats(sys.argv[1] + '/events'), SaveRecord(), LiveStats(sys.argv[1] + '/a.png', every=1, budget=1.)])
+model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+learn = Learner(dls, model, loss_func=MSELossFlat(), path=sys.argv[1], cbs=[
+    ActStats(), Full(), TensorBoardStats(sys.argv[1] + '/events'), SaveRecord(),
+    LiveStats(sys.argv[1] + '/a.png', every=1, budget=1.)])
 learn.logger = lambda *args: None
 learn.live_stats.cost = 0.
 with warnings.catch_warnings(record=True) as found:
     warnings.simplefilter('always')
     learn.fit(7)
-    print(len(learn.act_stats.record), learn.epoch, sorted(str(w.message).split()[0].rpartition('/')[2] for w in found), flush=True)
+    told = sorted(str(w.message).split()[0].rpartition('/')[2] for w in found)
+    print(len(learn.act_stats.record), learn.epoch, told, flush=True)
 """
 
 def test_training_goes_on_when_the_disk_is_full(tmp_path):
-    import os, subprocess, sys
-    done = subprocess.run([sys.executable, '-c', FULL, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True, timeout=300)
+    import subprocess
+    import sys
+    done = subprocess.run([sys.executable, '-c', FULL, tmp_path], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.splitlines()[-1] == "28 6 ['LiveStats', 'TensorBoardStats', 'run.npz']"
     assert len(read_events(tmp_path/'events').Scalars('activations/0/mean')) >= 12

@@ -4,40 +4,14 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
-from fastai.basics import Callback, CrossEntropyLossFlat, Learner, set_seed
+from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
+from helpers import Keep, LossTrace, hooks_on, quiet, same
 from models import FAMILIES, batches
 from torch import nn
 
 from fastai_actstats.all import ActStats
-from fastai_actstats.core.layers import choose, first_float
+from fastai_actstats.core.layers import choose
 
-class Plain(Callback):
-    "What plain hooks see of each training batch, in float64"
-    order = 90
-    def __init__(self, layers): self.wanted = layers
-    def before_fit(self):
-        self.rows, self.now = [], {}
-        self.handles = [m.register_forward_hook(self.hook(n)) for n, m in choose(self.model, self.wanted).items()]
-    def hook(self, name):
-        def see(m, i, o):
-            x = first_float(o)
-            if self.learn.training: self.now.setdefault(name, []).append(x.detach().double().flatten().clone())
-        return see
-    def before_batch(self): self.now.clear()
-    def after_batch(self):
-        if self.training: self.rows.append({n: torch.cat(x) for n, x in self.now.items()})
-    def after_fit(self): [h.remove() for h in self.handles]
-
-class LossTrace(Callback):
-    order = 99
-    def before_fit(self): self.seen = []
-    def after_batch(self): self.seen.append(self.learn.loss.detach().clone())
-
-def quiet(learn):
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
-    return learn
 
 def fit(family, *cbs, epochs=2, **kwargs):
     set_seed(7)
@@ -49,8 +23,6 @@ def fit(family, *cbs, epochs=2, **kwargs):
     learn.fit(epochs, 1e-3)
     return learn, (torch.stack(trace.seen), *model.state_dict().values(), torch.get_rng_state())
 
-def same(a, b): return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b))
-
 LAYERS = {'tuples, dicts, dataclasses': lambda n, m: '.' not in n and n != 'Structured',
           'shared, repeated, skipped layers': lambda n, m: '.' not in n and n != 'Shared'}
 
@@ -60,7 +32,7 @@ def test_family(family, record_row):
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'dropout option adds dropout')
         warnings.filterwarnings('ignore', '.*non-full backward hook')
-        ours, plain = ActStats(layers), Plain(layers)
+        ours, plain = ActStats(layers), Keep(layers)
         learn, watched = fit(family, plain, ours)
         _, alone = fit(family)
     rec = ours.record
@@ -79,7 +51,8 @@ def test_family(family, record_row):
 def test_calls_are_told_apart_on_request():
     set_seed(7)
     merged, apart = ActStats(['relu', 'cell']), ActStats(['relu', 'cell'], calls=4)
-    learn = quiet(Learner(*reversed(FAMILIES['shared, repeated, skipped layers']()), loss_func=CrossEntropyLossFlat(), cbs=[merged]))
+    learn = quiet(Learner(*reversed(FAMILIES['shared, repeated, skipped layers']()), loss_func=CrossEntropyLossFlat(),
+                          cbs=[merged]))
     apart_learn = quiet(Learner(learn.dls, learn.model, loss_func=learn.loss_func, cbs=[apart]))
     learn.fit(1, 0.)
     apart_learn.fit(1, 0.)
@@ -88,7 +61,8 @@ def test_calls_are_told_apart_on_request():
     assert merged.record.layers == ['relu', 'cell']
     assert (rec['relu*'].hist.sum(1) == merged.record['relu'].hist[:, 0]).all()
     assert (rec['cell*'].hist.sum(1) == merged.record['cell'].hist[:, 0]).all()
-    assert (rec.count[:, rec.layer_index('cell:4')] == 3*rec.count[:, rec.layer_index('cell')]).all(), "the last takes the rest: 4, 5, 6"
+    assert (rec.count[:, rec.layer_index('cell:4')]
+            == 3*rec.count[:, rec.layer_index('cell')]).all(), "the last takes the rest: 4, 5, 6"
 
 class Odd(nn.Module):
     "Outputs that are hard to read: `kind` says which"
@@ -98,8 +72,8 @@ class Odd(nn.Module):
     def forward(self, x):
         x = self.lin(x)
         if self.kind == 'quantised': return torch.quantize_per_tensor(x.detach(), .1, 0, torch.qint8)
-        return {'integer': x.argmax(1), 'boolean': x > 0, 'sparse': x.to_sparse(), 'complex': x.to(torch.complex64), 'empty': x[:0],
-                'expanded': x[:1].expand(1000, 8), 'transposed': x.t(), 'sliced': x[:, ::3],
+        return {'integer': x.argmax(1), 'boolean': x > 0, 'sparse': x.to_sparse(), 'complex': x.to(torch.complex64),
+                'empty': x[:0], 'expanded': x[:1].expand(1000, 8), 'transposed': x.t(), 'sliced': x[:, ::3],
                 'large': x.new_zeros(1).expand(2_000_000_000), 'none': None, 'string': 'x'}[self.kind]
 
 class WithOdd(nn.Module):
@@ -114,27 +88,33 @@ class WithOdd(nn.Module):
 @pytest.mark.filterwarnings('ignore:.*quantize_per_tensor', 'ignore:.*deprecat')
 def test_outputs_without_plain_floats_are_left_out_with_one_warning(kind):
     ours = ActStats(['odd', 'head'])
-    learn = quiet(Learner(batches(torch.randn(32, 8), torch.randint(0, 5, (32,))), WithOdd(kind), loss_func=CrossEntropyLossFlat(), cbs=ours))
-    with pytest.warns(UserWarning, match="layer 'odd' is left out of the record: no floating-point tensor") as seen: learn.fit(2, 1e-3)
+    learn = quiet(Learner(batches(torch.randn(32, 8), torch.randint(0, 5, (32,))), WithOdd(kind),
+                          loss_func=CrossEntropyLossFlat(), cbs=ours))
+    with pytest.warns(UserWarning, match="layer 'odd' is left out of the record: no floating-point tensor") as seen:
+        learn.fit(2, 1e-3)
     assert len([w for w in seen if 'left out' in str(w.message)]) == 1
     assert ours.record.layers == ['head'] and len(ours.record) == 8
 
-@pytest.mark.parametrize('kind,count', [('empty', 0), ('expanded', 8000), ('transposed', 64), ('sliced', 24), ('large', 2_000_000_000)])
+@pytest.mark.parametrize('kind,count', [('empty', 0), ('expanded', 8000), ('transposed', 64), ('sliced', 24),
+                                        ('large', 2_000_000_000)])
 def test_outputs_of_odd_shapes(kind, count):
     ours = ActStats('odd')
-    quiet(Learner(batches(torch.randn(16, 8), torch.randint(0, 5, (16,))), WithOdd(kind), loss_func=CrossEntropyLossFlat(), cbs=ours)).fit(1, 1e-3)
+    quiet(Learner(batches(torch.randn(16, 8), torch.randint(0, 5, (16,))), WithOdd(kind),
+                  loss_func=CrossEntropyLossFlat(), cbs=ours)).fit(1, 1e-3)
     assert ours.record.count.tolist() == [[count]]*2
 
 def test_pick_chooses_the_tensor():
     ours = ActStats('lstm', pick=lambda o: o[1][1])  # the cell state
-    learn = quiet(Learner(*reversed(FAMILIES['tuples, dicts, dataclasses']()), loss_func=CrossEntropyLossFlat(), cbs=ours))
+    learn = quiet(Learner(*reversed(FAMILIES['tuples, dicts, dataclasses']()),
+                          loss_func=CrossEntropyLossFlat(), cbs=ours))
     learn.fit(1, 1e-3)
     assert ours.record.info['lstm']['shape'] == (2, 6, 12) and (ours.record.count == 2*6*12).all()
 
 def test_modules_added_replaced_and_frozen_between_fits():
     model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5))
     ours = ActStats()
-    learn = quiet(Learner(batches(torch.randn(16, 8), torch.randint(0, 5, (16,))), model, loss_func=CrossEntropyLossFlat(), cbs=ours))
+    learn = quiet(Learner(batches(torch.randn(16, 8), torch.randint(0, 5, (16,))), model,
+                          loss_func=CrossEntropyLossFlat(), cbs=ours))
     learn.fit(1, 1e-3)
     model[0] = nn.Linear(8, 8)
     model.append(nn.Linear(5, 5))
@@ -143,7 +123,8 @@ def test_modules_added_replaced_and_frozen_between_fits():
     learn.fit(1, 1e-3)
     rec = ours.record
     assert rec.layers == ['0', '2', '3'] and rec.fits.tolist() == [0, 0, 1, 1]
-    assert (rec.count[:, 2] == [0, 0, 40, 40]).all() and np.isnan(rec.mean[:2, 2]).all() and (rec.count[:, :2] > 0).all()
+    assert (rec.count[:, 2] == [0, 0, 40, 40]).all() and np.isnan(rec.mean[:2, 2]).all()
+    assert (rec.count[:, :2] > 0).all()
     assert not hooks_on(model)
 
 def test_a_second_learner_on_the_model_and_one_callback_for_two():
@@ -153,23 +134,26 @@ def test_a_second_learner_on_the_model_and_one_callback_for_two():
     a, b = (quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), cbs=cb)) for cb in (one, other))
     a.fit(1, 1e-3)
     b.fit(1, 1e-3)
-    assert len(one.record) == len(other.record) == 2 and one.record.layers == ['0', '2'] and other.record.layers == ['1']
-    c = quiet(Learner(dls, nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)), loss_func=CrossEntropyLossFlat(), cbs=one))
+    assert len(one.record) == len(other.record) == 2 and one.record.layers == ['0', '2']
+    assert other.record.layers == ['1']
+    c = quiet(Learner(dls, nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 5)),
+                      loss_func=CrossEntropyLossFlat(), cbs=one))
     c.fit(1, 1e-3)
     assert len(one.record) == 4 and one.record.fits.tolist() == [0, 0, 1, 1] and (one.record.count > 0).all()
     assert not hooks_on(model) and not hooks_on(c.model)
 
 def test_channels_last_and_strided_outputs_are_not_copied():
-    from fastai_actstats.kernels.eager import flat
+    from fastai_actstats.kernels.eager import memory_order
     x = torch.randn(4, 8, 6, 6).to(memory_format=torch.channels_last)
-    for y in (x, x.permute(3, 1, 0, 2), torch.randn(5, 1).expand(5, 9)): assert flat(y)[0].data_ptr() == y.data_ptr()
+    for y in (x, x.permute(3, 1, 0, 2), torch.randn(5, 1).expand(5, 9)): assert memory_order(y)[0].data_ptr() == y.data_ptr()
 
 def test_replicas_in_threads():
     "DataParallel copies a module's `__dict__`, hooks and all, and runs the copies in threads"
     import threading
-    from fastai_actstats.kernels.bins import Bins
-    from fastai_actstats.core.accumulator import Recorder
+
     from fastai_actstats.callbacks.hooks import Tap
+    from fastai_actstats.core.accumulator import Recorder
+    from fastai_actstats.kernels.bins import Bins
     net = nn.Linear(64, 64)
     recorder = Recorder(Bins())
     recorder.prepare(['net'], torch.device('cpu'))

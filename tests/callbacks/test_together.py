@@ -6,28 +6,30 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Callback, CancelFitException, set_seed
+from helpers import LossTrace, hooks_on
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
+
 
 def everything(): return [ActStats(phase='both'), GradStats(), WeightStats(), DeadUnits(window=5)]
 def watching(learn): return learn.act_stats, learn.grad_stats, learn.weight_stats, learn.dead_units
 
 def recorded(cb):
     "All that a callback recorded, as a list of arrays"
-    if isinstance(cb, DeadUnits): return [cb.record.columns, *cb.record.alive.values(), *cb.record.seen.values(), *cb.record.fates.values()]
-    return [o for rec in ([cb.record, cb.grads, cb.updates] if isinstance(cb, WeightStats) else [cb.record]) for o in (rec.columns, rec.summary.rows.numpy())]
+    if isinstance(cb, DeadUnits):
+        return [cb.record.columns, *cb.record.alive.values(), *cb.record.seen.values(), *cb.record.fates.values()]
+    return [o for rec in ([cb.record, cb.grads, cb.updates] if isinstance(cb, WeightStats) else [cb.record])
+            for o in (rec.columns, rec.summary.rows.numpy())]
 
-def same(a, b): return len(a) == len(b) and all(np.array_equal(x, y, equal_nan=x.dtype.kind == 'f') for x, y in zip(a, b))
+def same(a, b):
+    return len(a) == len(b) and all(np.array_equal(x, y, equal_nan=x.dtype.kind == 'f') for x, y in zip(a, b))
 
-class Trace(Callback):
-    "Losses and gradients of every batch"
-    order = 99
-    def before_fit(self): self.losses, self.grads = [], []
+class Trace(LossTrace):
+    "Gradients of every batch too"
+    def before_fit(self): self.grads = []
     def before_step(self): self.grads += [p.grad.clone() for p in self.learn.model.parameters()]
-    def after_batch(self): self.losses.append(self.learn.loss.detach().clone())
 
 def test_training_is_bit_identical(learner, settings):
     runs = []
@@ -35,7 +37,7 @@ def test_training_is_bit_identical(learner, settings):
         learn = learner([*cbs, trace := Trace()])
         set_seed(settings.seed)
         learn.fit_one_cycle(2, settings.lr)
-        runs.append([*trace.losses, *trace.grads, *learn.model.state_dict().values(), torch.get_rng_state()])
+        runs.append([*trace.seen, *trace.grads, *learn.model.state_dict().values(), torch.get_rng_state()])
         state = np.random.get_state()[1]
         runs[-1].append(torch.from_numpy(state.astype('int64')))
     assert len(runs[0]) == len(runs[1]) > 100 and all(map(torch.equal, *runs))
@@ -46,8 +48,9 @@ class Reads(TorchDispatchMode):
     "Counts the calls that read a value of a tensor to the host"
     def __init__(self): super().__init__(); self.n = 0
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.n += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.is_nonzero.default,
-                           torch.ops.aten.equal.default, torch.ops.aten.masked_select.default)
+        self.n += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default,
+                           torch.ops.aten.is_nonzero.default, torch.ops.aten.equal.default,
+                           torch.ops.aten.masked_select.default)
         return func(*args, **(kwargs or {}))
 
 def test_no_value_is_read_back_while_it_trains(learner, settings):
@@ -68,12 +71,14 @@ def test_lr_find_and_evaluations_leave_records_alone(learner, settings):
     learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
     learn.validate()
     learn.get_preds()
-    assert all(map(same, before, map(recorded, watching(learn)))) and [cb.recorder.step for cb in watching(learn)] == steps == [14]*4
+    assert all(map(same, before, map(recorded, watching(learn))))
+    assert [cb.recorder.step for cb in watching(learn)] == steps == [14]*4
     learn.fit(1, settings.lr)
     assert all(cb.record.steps[-1, 1] == 27 and cb.record.fits[-1] == 1 for cb in watching(learn)), "one time line"
 
-@pytest.mark.parametrize('event,error', [('after_pred', RuntimeError), ('after_backward', KeyboardInterrupt), ('before_step', CancelFitException),
-                                         ('before_step', RuntimeError), ('after_step', KeyboardInterrupt), ('after_batch', CancelFitException)])
+@pytest.mark.parametrize('event,error', [('after_pred', RuntimeError), ('after_backward', KeyboardInterrupt),
+                                         ('before_step', CancelFitException), ('before_step', RuntimeError),
+                                         ('after_step', KeyboardInterrupt), ('after_batch', CancelFitException)])
 def test_nothing_is_left_whatever_ends_the_fit(learner, settings, event, error):
     class Break(Callback):
         def fail(self):
@@ -126,4 +131,5 @@ def test_memory_is_fixed(learner, settings):
     learn.fit(1, settings.lr)
     size = [cb.recorder.nbytes for cb in cbs]
     learn.fit(2, settings.lr)
-    assert [cb.recorder.nbytes for cb in cbs] == size and all(2 <= len(cb.record) <= 4 and cb.record.steps[-1, 1] == 41 for cb in cbs)
+    assert [cb.recorder.nbytes for cb in cbs] == size
+    assert all(2 <= len(cb.record) <= 4 and cb.record.steps[-1, 1] == 41 for cb in cbs)

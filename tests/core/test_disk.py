@@ -11,18 +11,21 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from damage import mutant
+from helpers import ROOT, make_record
 from PIL import Image
 from torch import nn
 
-from fastai_actstats.core import disk
 from fastai_actstats.all import LiveStats, Record, Sample, save_feature_maps
+from fastai_actstats.core import disk
 from fastai_actstats.core.disk import atomic, sweep
-from test_files import make
+
 
 def sample(rows=40, value=None):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, 7)).astype(np.float32) if value is None else np.full((rows, 7), value, np.float32)
-    return Sample({'0': x, 'deep.er': x[:, ::2]}, np.arange(rows), target=np.arange(rows) % 3, info=dict(seen=99, vocab=['a', 'b', 'c']))
+    return Sample({'0': x, 'deep.er': x[:, ::2]}, np.arange(rows), target=np.arange(rows) % 3,
+                  info=dict(seen=99, vocab=['a', 'b', 'c']))
 
 def picture(size=(60, 40)):
     import io
@@ -34,9 +37,12 @@ def live(path):
     cb = LiveStats(path)
     return lambda: cb.show(picture())
 
-def pages(folder): save_feature_maps(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()).eval(), torch.ones(1, 1, 8, 8), folder, progress=False)
+def pages(folder):
+    save_feature_maps(nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU()).eval(), torch.ones(1, 1, 8, 8), folder,
+                      progress=False)
 
-WRITERS = dict(record=lambda path: make().save(path), sample=lambda path: sample().save(path), live=lambda path: live(path)())
+WRITERS = dict(record=lambda path: make_record().save(path), sample=lambda path: sample().save(path),
+               live=lambda path: live(path)())
 
 @pytest.fixture(params=WRITERS)
 def writer(request): return WRITERS[request.param]
@@ -65,22 +71,24 @@ def test_links_that_lie_in_the_way_are_not_followed(tmp_path, monkeypatch):
     victim.write_bytes(b'precious')
     folder = tmp_path/'out'
     (folder/'thumbs').mkdir(parents=True)
-    guesses = ['a.npz.part', f'.a.png.{os.getpid()}', 'index.html.part', '0000_0.png.part', 'thumbs/0000_0.png.part', 'input.png.part',
+    guesses = ['a.npz.part', f'.a.png.{os.getpid()}', 'index.html.part', '0000_0.png.part', 'thumbs/0000_0.png.part',
+               'input.png.part',
                '.a.npz.00000000.tmp', '.actstats-0123456789abcdef.tmp']
     for name in guesses: (folder/name).symlink_to(victim)
     sample().save(folder/'a.npz')
     live(folder/'a.png')()
     pages(folder)
-    make().save(folder/'a.npz')
+    make_record().save(folder/'a.npz')
     assert victim.read_bytes() == b'precious' and all((folder/name).is_symlink() for name in guesses)
     monkeypatch.setattr(disk.secrets, 'token_hex', lambda n: '0123456789abcdef')  # and if the name were known
     with pytest.raises(FileExistsError): sample().save(folder/'a.npz')
-    assert victim.read_bytes() == b'precious' and Record.load(folder/'a.npz') == make()
+    assert victim.read_bytes() == b'precious' and Record.load(folder/'a.npz') == make_record()
 
 def test_a_target_that_is_a_link_stays_one(tmp_path, writer):
     (tmp_path/'link').symlink_to(tmp_path/'deep'/'real')
     writer(tmp_path/'link')
-    assert (tmp_path/'link').is_symlink() and (tmp_path/'deep'/'real').stat().st_size and len(os.listdir(tmp_path/'deep')) == 1
+    assert (tmp_path/'link').is_symlink() and (tmp_path/'deep'/'real').stat().st_size
+    assert len(os.listdir(tmp_path/'deep')) == 1
 
 def test_only_regular_files_are_replaced(tmp_path, writer):
     os.mkfifo(tmp_path/'pipe')
@@ -100,17 +108,20 @@ class Named(nn.Module):
         self.add_module(name, nn.Conv2d(1, 300, 1))
     def forward(self, x): return next(self.children())(x)
 
-@pytest.mark.parametrize('name', ['n'*300, 'ä'*300, '../'.replace('.', '')*9 + 'x', '<img src=x>'], ids=['long', 'wide', 'slashes', 'markup'])
+@pytest.mark.parametrize('name', ['n'*300, 'ä'*300, '../'.replace('.', '')*9 + 'x', '<img src=x>'],
+                         ids=['long', 'wide', 'slashes', 'markup'])
 def test_layers_may_be_called_anything(tmp_path, name):
     df = save_feature_maps(Named(name).eval(), torch.ones(1, 1, 4, 4), tmp_path, progress=False)
     assert df.layer.tolist() == [name] and not df.error.any() and len(df.files[0]) == 2
     assert all((tmp_path/f).is_file() for f in [*df.files[0], df.thumb[0], 'index.html'])
 
 def run(code, *args, **kwargs):
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, **kwargs)
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True, **kwargs)
 
 def test_what_another_process_is_writing_is_not_swept(tmp_path):
-    code = "import sys; from fastai_actstats.core.disk import atomic\nwith atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()"
+    code = ("import sys; from fastai_actstats.core.disk import atomic\n"
+            "with atomic(sys.argv[1]) as f: f.write(b'x'*9); print(flush=True); input()")
     path = tmp_path/'a'
     writers = [run(code, path) for _ in range(2)]
     for w in writers: w.stdout.readline()
@@ -138,12 +149,12 @@ def test_a_sweep_between_making_and_locking_does_no_harm(tmp_path, monkeypatch):
 
 # writers that are killed: forked from one process that has imported everything
 SERVER = """import os, sys
-sys.path[:0] = [sys.argv[1]]
+sys.path[:0] = sys.argv[1:3]
 import torch
 torch.set_num_threads(1)
 import test_disk
 test_disk.made()
-test_disk.saver('pages', sys.argv[2])()
+test_disk.saver('pages', sys.argv[3])()
 print('ready', flush=True)
 for line in sys.stdin:
     what, path = line.split()
@@ -158,21 +169,25 @@ for line in sys.stdin:
 """
 
 def numbered(path):
-    for n in range(10**9): yield Sample({'0': np.full((300, 40), n, np.float32)}, np.arange(300), info=dict(n=n)).save(path)
+    for n in range(10**9):
+        yield Sample({'0': np.full((300, 40), n, np.float32)}, np.arange(300), info=dict(n=n)).save(path)
 
-made = cache(lambda: dict(record=make(layers=20, steps=10), sample=sample(2000), live=picture((900, 700)), x=torch.ones(1, 1, 8, 8),
+made = cache(lambda: dict(record=make_record(layers=20, steps=10), sample=sample(2000), live=picture((900, 700)),
+                          x=torch.ones(1, 1, 8, 8),
                           model=nn.Conv2d(1, 64, 3).eval()))
 
 def saver(kind, path):
     "What saves once when it is called, with little to do beside"
     if kind in ('record', 'sample'): return lambda: made()[kind].save(path)
     if kind == 'numbered': return numbered(path).__next__
-    if kind == 'live': return lambda cb=LiveStats(path): cb.show(made()[kind])
+    if kind == 'live':
+        live = LiveStats(path)
+        return lambda: live.show(made()[kind])
     return lambda: save_feature_maps(made()['model'], made()['x'], os.path.dirname(path), per_page=1, progress=False)
 
 class Server:
     def __init__(self, folder):
-        self.process = run(SERVER, os.path.dirname(__file__), folder/'a')
+        self.process = run(SERVER, os.path.dirname(__file__), ROOT/'tests', folder/'a')
         assert self.line() == 'ready'
 
     def line(self): return self.process.stdout.readline().strip()
@@ -226,7 +241,8 @@ def test_sixty_kills_leave_whole_files_and_nothing_stale(tmp_path, server, kind)
         CHECKS[kind](path)
         stale = list(tmp_path.rglob('.*'))
         left += len(stale)
-        assert len(stale) <= 2 + (kind == 'pages')  # what the one before left may still be there if this one came to nothing
+        # what the one before left may still be there if this one came to nothing
+        assert len(stale) <= 2 + (kind == 'pages')
         if i % 6 == 5:
             save()
             assert not list(tmp_path.rglob('.*'))
@@ -235,7 +251,8 @@ def test_sixty_kills_leave_whole_files_and_nothing_stale(tmp_path, server, kind)
 def test_a_sample_unpacks_to_no_more_than_asked_for(tmp_path):
     import tracemalloc
     path = tmp_path/'a.npz'
-    with atomic(path) as f: disk.write_arrays(f, dict(act0=np.zeros((2**17, 2**10), np.float32)))  # half a gigabyte in half a megabyte
+    # half a gigabyte in half a megabyte
+    with atomic(path) as f: disk.write_arrays(f, dict(act0=np.zeros((2**17, 2**10), np.float32)))
     assert path.stat().st_size < 4_000_000
     tracemalloc.start()
     with pytest.raises(ValueError, match='not a saved Sample: it would unpack to more than limit='): Sample.load(path)
@@ -249,19 +266,21 @@ def test_a_sample_unpacks_to_no_more_than_asked_for(tmp_path):
 
 def test_samples_of_all_kinds_come_back(tmp_path):
     path = tmp_path/'a.npz'
-    for s in (sample(), sample(0), Sample({'a': np.ones((3, 2), np.float16)}, np.arange(3), np.array([0, 0, 1]), np.array(['x', 'yy', 'z']),
-                                          np.ones((3, 2, 2), order='F')*[[1, 2], [3, 4]])):
+    for s in (sample(), sample(0), Sample({'a': np.ones((3, 2), np.float16)}, np.arange(3), np.array([0, 0, 1]),
+                                          np.array(['x', 'yy', 'z']), np.ones((3, 2, 2), order='F')*[[1, 2], [3, 4]])):
         s.save(path)
         back = Sample.load(path)
         assert back.layers == s.layers and back.info == s.info
-        for name in ('index', 'epoch', 'target', 'prediction'): np.testing.assert_array_equal(getattr(back, name), getattr(s, name))
+        for name in ('index', 'epoch', 'target', 'prediction'):
+            np.testing.assert_array_equal(getattr(back, name), getattr(s, name))
         for n in s.layers: np.testing.assert_array_equal(back.acts[n], s.acts[n])
     meta = np.array('{"kind": "fastai_actstats.Sample", "version": 1, "layers": ["0"], "info": {}}')
-    np.savez_compressed(path, meta=meta, act0=np.asfortranarray(np.arange(6.).reshape(3, 2)), index=np.arange(3), epoch=np.arange(3))  # of the version before
+    # of the version before
+    np.savez_compressed(path, meta=meta, act0=np.asfortranarray(np.arange(6.).reshape(3, 2)), index=np.arange(3),
+                        epoch=np.arange(3))
     np.testing.assert_array_equal(Sample.load(path).acts['0'], np.arange(6.).reshape(3, 2))
 
 def test_a_thousand_mutated_samples_are_whole_or_refused(tmp_path):
-    from test_files import mutant
     path, rng, loaded = tmp_path/'a.npz', np.random.default_rng(0), 0
     sample().save(path)
     data = path.read_bytes()

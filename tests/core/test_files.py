@@ -3,31 +3,36 @@ import io
 import json
 import os
 import stat
+import time
 import zipfile
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fastai.basics import Callback, DataLoaders, Learner, MSELossFlat
-from fastai.callback import progress, schedule
-from hypothesis import given, settings, strategies as st
+from damage import Bomb, mutant, npy, rezip
+from helpers import StopAt, make_record, tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from fastai_actstats.core import files
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
-from fastai_actstats.core.ring import Ring
+from fastai_actstats.core import files
 from fastai_actstats.core.columns import COLUMN
+from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
-NOTES = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
-                     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3), max_leaves=6)
+WORDS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+NOTES = st.recursive(WORDS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+                     max_leaves=6)
 
 @st.composite
 def records(draw):
     "Any record: any layers, columns and bins, layers that did not run, NaN, Inf and values out of range"
-    if draw(st.booleans()): bins = Bins(draw(st.integers(1, 9)), draw(st.floats(-9, -1)), draw(st.floats(-.5, 9)), draw(st.floats(0, 1)))
+    if draw(st.booleans()):
+        bins = Bins(draw(st.integers(1, 9)), draw(st.floats(-9, -1)), draw(st.floats(-.5, 9)), draw(st.floats(0, 1)))
     else: bins = Bins.symlog(2.**-draw(st.integers(1, 5)), 2.**draw(st.integers(0, 5)), 2**draw(st.integers(0, 2)))
     layers = draw(st.lists(TEXT, max_size=3))
     ring = Ring(draw(st.integers(2, 6)), len(layers), bins, draw(st.sampled_from(('merge', 'overwrite'))))
@@ -39,7 +44,8 @@ def records(draw):
             x[values.random(len(x)) < .1] = draw(st.sampled_from((0., np.nan, np.inf, -np.inf, -0.)))
             row.copy_(Summary.of(torch.from_numpy(x), bins).rows)
         ring.push(rows, step, epoch=step//4, fit=step//6, valid=draw(st.booleans()))
-    info = {n: dict(type=draw(TEXT), shape=tuple(draw(st.lists(st.integers(0, 2**40), max_size=3)))) for n in layers if draw(st.booleans())}
+    info = {n: dict(type=draw(TEXT), shape=tuple(draw(st.lists(st.integers(0, 2**40), max_size=3)))) for n in layers
+            if draw(st.booleans())}
     return Record(*ring.read(), layers, bins, draw(st.sampled_from(('activations', 'gradients'))), info,
                   tuple(draw(st.lists(st.integers(0, 9), max_size=3))), draw(NOTES))
 
@@ -53,83 +59,25 @@ def test_what_is_saved_comes_back(tmp_path_factory, rec):
     once.save(path)
     twice = Record.load(path)
     assert twice == once and twice.made == once.made and twice.made['versions']['torch'] == torch.__version__
-    for name in ('mean', 'std', 'min', 'max', 'near_zero', 'count', 'hist', 'underflow', 'overflow', 'nonfinite', 'steps', 'edges'):
+    for name in ('mean', 'std', 'min', 'max', 'near_zero', 'count', 'hist', 'underflow', 'overflow', 'nonfinite',
+                 'steps', 'edges'):
         np.testing.assert_array_equal(getattr(twice, name), getattr(rec, name))
-
-def make(layers=3, steps=12, **kwargs):
-    torch.manual_seed(0)
-    ring = Ring(64, layers, Bins(12, -3, 3))
-    for step in range(steps):
-        ring.push(torch.stack([Summary.of(torch.randn(40)*(i + 1), ring.bins).rows for i in range(layers)]), step, epoch=step//5)
-    info = {str(i): dict(type='Linear', shape=(8, 5)) for i in range(layers)}
-    return Record(*ring.read(), [str(i) for i in range(layers)], ring.bins, info=info, **kwargs)
 
 def refused(path, match='was not loaded', **kwargs):
     with pytest.raises(ValueError, match=match) as e: Record.load(path, **kwargs)
     said = str(e.value)
     assert '\n' not in said and len(said) < 400 and str(path) in said
 
-def rezip(data, change, **kwargs):
-    "The zip with its members changed by `change`: name → bytes"
-    with zipfile.ZipFile(io.BytesIO(data)) as z: members = {n: z.read(n) for n in z.namelist()}
-    change(members)
-    out = io.BytesIO()
-    with zipfile.ZipFile(out, 'w', zipfile.ZIP_DEFLATED) as z:
-        for name, content in members.items(): z.writestr(name, content)
-    return out.getvalue()
-
-def npy(a, pickled=False):
-    out = io.BytesIO()
-    np.lib.format.write_array(out, np.asanyarray(a), allow_pickle=pickled)
-    return out.getvalue()
-
-class Bomb:
-    "Creates a file when it is unpickled"
-    path = None
-    def __reduce__(self): return open, (self.path, 'w')
-
-def swap(rng, members):
-    "One of the arrays is another one"
-    name = rng.choice(sorted(members))
-    kind = rng.integers(8)
-    if kind == 0: del members[name]
-    elif kind == 1: members[name] = npy(np.array([Bomb(), 3], object), pickled=True)
-    elif kind == 2: members[name] = members[rng.choice(sorted(members))]
-    elif kind == 3: members[name] = npy(rng.integers(-9, 9, size=tuple(rng.integers(0, 40, size=rng.integers(0, 4)))))
-    elif kind == 4: members['more.npy'] = npy(rng.random(3))
-    elif kind == 5:  # right type and shape, other values
-        a = np.load(io.BytesIO(members[name])).copy()
-        flat = a.reshape(-1).view("u1")
-        flat[rng.integers(len(flat))] ^= np.uint8(1 << rng.integers(8))
-        members[name] = npy(a)
-    elif kind == 6:  # a header that claims more than there is
-        shape = (int(rng.choice([10**5, 10**12, 2**62])), 3)
-        members[name] = members[name][:6] + b'\x01\x00v\x00' + str(dict(descr='<i8', fortran_order=False, shape=shape)).encode().ljust(117) + b'\n'
-    else:  # other words
-        meta = json.loads(np.load(io.BytesIO(members['meta.npy'])).tobytes())
-        meta[rng.choice(sorted(meta))] = [None, -1, 2**70, 'x', [], {}, [[]], 1e999, {'n': 10**9}][rng.integers(9)]
-        members['meta.npy'] = npy(np.frombuffer(json.dumps(meta).encode(), 'u1'))
-
-def mutant(rng, data):
-    kind, data = rng.integers(5), bytearray(data)
-    if kind == 0: return bytes(data[:rng.integers(len(data))])
-    if kind == 1:
-        for _ in range(rng.integers(1, 9)): data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-        return bytes(data)
-    if kind == 2:
-        at, size = rng.integers(len(data)), rng.integers(1, 60)
-        return bytes(data[:at]) + rng.bytes(size) + bytes(data[at + rng.integers(0, 2)*size:])
-    return rezip(bytes(data), lambda members: swap(rng, members))
-
 def test_a_thousand_mutated_files_are_equal_or_refused(tmp_path):
-    rec, path = make(notes={'lr': .06}), tmp_path/'run.npz'
+    rec, path = make_record(notes={'lr': .06}), tmp_path/'run.npz'
     Bomb.path = str(tmp_path/'was-run')
     data = rec.save(path).read_bytes()
     rng, equal = np.random.default_rng(0), 0
-    for i in range(1000):
+    for _ in range(1000):
         path.write_bytes(mutant(rng, data))
         try: back = Record.load(path)
-        except ValueError as e: assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e) and len(str(e)) < 400
+        except ValueError as e:
+            assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e) and len(str(e)) < 400
         else:
             assert back == rec
             equal += 1
@@ -137,7 +85,7 @@ def test_a_thousand_mutated_files_are_equal_or_refused(tmp_path):
     assert not os.path.exists(Bomb.path), 'code in a file was run'
 
 def test_bombs_are_refused_before_they_unpack(tmp_path):
-    rec, path = make(), tmp_path/'run.npz'
+    rec, path = make_record(), tmp_path/'run.npz'
     data = rec.save(path).read_bytes()
     path.write_bytes(rezip(data, lambda m: m.update({'counts.npy': bytes(50_000_000)})))  # 50 kB of deflate
     refused(path, 'unpack to more than limit=1000000 bytes', limit=10**6)
@@ -156,7 +104,8 @@ def test_bombs_are_refused_before_they_unpack(tmp_path):
 
 def forge(data, change):
     "A file whose checksum is right: meta and arrays changed by `change`, then signed again"
-    with zipfile.ZipFile(io.BytesIO(data)) as z: arrays = {n[:-4]: np.load(io.BytesIO(z.read(n))).copy() for n in z.namelist()}
+    with zipfile.ZipFile(io.BytesIO(data)) as z:
+        arrays = {n[:-4]: np.load(io.BytesIO(z.read(n))).copy() for n in z.namelist()}
     meta = json.loads(arrays.pop('meta').tobytes())
     change(meta, arrays)
     meta['sha256'] = files._digest(meta, {n: np.ascontiguousarray(a) for n, a in arrays.items()})
@@ -209,7 +158,7 @@ def forge(data, change):
 ])
 def test_what_makes_no_sense_is_refused_even_when_signed(tmp_path, change, why):
     path = tmp_path/'run.npz'
-    path.write_bytes(forge(make().save(path).read_bytes(), change))
+    path.write_bytes(forge(make_record().save(path).read_bytes(), change))
     refused(path, why)
 
 NUMBERS = 0, -1, 1, 2, 3, 7, 2**31, 2**53, 2**62, 2**63 - 1, -2**63
@@ -223,7 +172,9 @@ def senseless(rng, meta, arrays):
         word = WORDS[rng.integers(len(WORDS))]
         if what == 'layers': meta[what][rng.integers(3)] = word
         elif what == 'info': meta[what]['0'][rng.choice(['type', 'shape', 'then', 'order', 'new'])] = word
-        elif what == 'bins': meta[what][rng.choice(sorted(meta[what]))] = [0, 1, 2, 4, -1.5, 1e-300, 1e300, 12, 256, word][rng.integers(10)]
+        elif what == 'bins':
+            meta[what][rng.choice(sorted(meta[what]))] = [0, 1, 2, 4, -1.5, 1e-300, 1e300, 12, 256,
+                                                          word][rng.integers(10)]
         else: meta[what] = word
     elif kind == 1:
         name = rng.choice(list(COLUMN.names))
@@ -246,32 +197,36 @@ def senseless(rng, meta, arrays):
 def use(rec, tmp_path):
     "Whatever a record offers"
     import matplotlib.pyplot as plt
+
     from fastai_actstats.all import compare, merge_records
     for name in dir(Record):
         if isinstance(getattr(Record, name), property): getattr(rec, name)
-    assert repr(rec) and rec._repr_html_() and len(rec.to_df()) == len(rec)*len(rec.layers) and len(rec.overview()) == len(rec.layers)
+    assert repr(rec) and rec._repr_html_() and len(rec.to_df()) == len(rec)*len(rec.layers)
+    assert len(rec.overview()) == len(rec.layers)
     rec.report(), rec.quantile(.5), rec[::2], [rec[n] for n in rec.layers], rec.to_csv(tmp_path/'a.csv')
     few = rec.merged(3)
     for part in (rec, few):
         assert Record.load(part.save(tmp_path/'again.npz')) == part
     if not len(rec): return
-    rec.epoch(-1), rec.fit(-1), rec.between(int(rec.steps.min()), int(rec.steps.max())), rec.modal_bin(0, int(rec.steps[0, 0]))
+    first, last = int(rec.steps.min()), int(rec.steps.max())
+    rec.epoch(-1), rec.fit(-1), rec.between(first, last), rec.modal_bin(0, int(rec.steps[0, 0]))
     merge_records({0: rec, 1: rec})
     both = compare(a=rec, b=few if rec.columns['valid'].all() == few.columns['valid'].all() else rec)
     both.table(), both.distances()
-    for draw in (rec.color_dim, rec.plot_stats, rec.heatmap, lambda: rec.ridge(rec.layers[0]), rec.first_last, both.color_dim, both.plot_stats):
+    for draw in (rec.color_dim, rec.plot_stats, rec.heatmap, lambda: rec.ridge(rec.layers[0]), rec.first_last,
+                 both.color_dim, both.plot_stats):
         drawn = np.ravel(draw())[0]
         drawn.figure.savefig(tmp_path/'a.png', dpi=20)
         plt.close('all')
 
 @pytest.mark.filterwarnings('ignore::UserWarning', 'ignore::RuntimeWarning')  # pictures of numbers that no run gives
 def test_what_is_loaded_can_be_used(tmp_path):
-    import time
-    path, end, used, seed = tmp_path/'run.npz', time.perf_counter() + float(os.environ.get('ACTSTATS_FUZZ_SECONDS', 8)), 0, 0
-    data = make(notes={'a': 1}).save(path).read_bytes()
+    path, used, seed = tmp_path/'run.npz', 0, 0
+    end = time.perf_counter() + float(os.environ.get('ACTSTATS_FUZZ_SECONDS', 8))
+    data = make_record(notes={'a': 1}).save(path).read_bytes()
     while time.perf_counter() < end or not used:
         rng, seed = np.random.default_rng(seed), seed + 1
-        path.write_bytes(forge(data, lambda m, a: senseless(rng, m, a)))
+        path.write_bytes(forge(data, partial(senseless, rng)))
         try: rec = Record.load(path)
         except ValueError as e: assert str(e).startswith(f"'{path}' was not loaded: it") and '\n' not in str(e)
         else:
@@ -281,9 +236,9 @@ def test_what_is_loaded_can_be_used(tmp_path):
 
 def test_layers_that_did_not_run_are_compared(tmp_path):
     from fastai_actstats.all import compare
-    rec = make()
+    rec = make_record()
     rec.summary.rows[2:5, 1] = Summary.empty(bins=rec.bins).rows
-    compare(a=rec, b=make()).plot_stats()
+    compare(a=rec, b=make_record()).plot_stats()
 
 def test_joined_phases_stay_in_order(tmp_path):
     ring = {False: Ring(64, 1, Bins(4, -1, 1)), True: Ring(4, 1, Bins(4, -1, 1))}
@@ -302,13 +257,14 @@ def test_joined_phases_stay_in_order(tmp_path):
 
 def test_forging_nothing_gives_the_same_record(tmp_path):  # so that the refusals above are for the reasons given
     path = tmp_path/'run.npz'
-    path.write_bytes(forge(make().save(path).read_bytes(), lambda m, a: None))
-    assert Record.load(path) == make()
+    path.write_bytes(forge(make_record().save(path).read_bytes(), lambda m, a: None))
+    assert Record.load(path) == make_record()
     assert set(np.load(path)) == {'meta', 'columns', 'moments', 'count', 'nonfinite', 'near_zero', 'counts'}
 
 def test_other_files(tmp_path):
     with pytest.raises(FileNotFoundError): Record.load(tmp_path/'none.npz')
-    for name, content in dict(empty=b'', poem=b'Tyger Tyger', npy=npy(np.zeros(3)), pickle=npy(np.array([1, 'a'], object), pickled=True)).items():
+    for name, content in dict(empty=b'', poem=b'Tyger Tyger', npy=npy(np.zeros(3)),
+                              pickle=npy(np.array([1, 'a'], object), pickled=True)).items():
         (tmp_path/name).write_bytes(content)
         refused(tmp_path/name)
     np.savez(tmp_path/'other.npz', weights=np.zeros(3))
@@ -316,22 +272,22 @@ def test_other_files(tmp_path):
 
 def test_an_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path/'run.npz'
-    old = make(steps=3).save(path).read_bytes()
+    old = make_record(steps=3).save(path).read_bytes()
     for name in ('fsync', 'replace'):
         with monkeypatch.context() as m:
             def stop(*args): raise KeyboardInterrupt
             m.setattr(os, name, stop)
-            with pytest.raises(KeyboardInterrupt): make(steps=12).save(path)
+            with pytest.raises(KeyboardInterrupt): make_record(steps=12).save(path)
         assert path.read_bytes() == old and os.listdir(tmp_path) == ['run.npz']
     assert stat.S_IMODE(path.stat().st_mode) & 0o600 == 0o600
 
 def test_a_link_stays_a_link(tmp_path):
     (tmp_path/'link.npz').symlink_to(tmp_path/'deep'/'run.npz')
-    make().save(tmp_path/'link.npz')
-    assert (tmp_path/'link.npz').is_symlink() and Record.load(tmp_path/'deep'/'run.npz') == make()
+    make_record().save(tmp_path/'link.npz')
+    assert (tmp_path/'link.npz').is_symlink() and Record.load(tmp_path/'deep'/'run.npz') == make_record()
 
 def test_notes(tmp_path):
-    rec = make()
+    rec = make_record()
     for wrong in ({1: 2}, (1, 2), {'x': object()}, float('nan')):
         with pytest.raises(TypeError, match='^notes='): rec.save(tmp_path/'run.npz', notes=wrong)
     rec.save(tmp_path/'run.npz', notes={'lr': .06})
@@ -340,7 +296,7 @@ def test_notes(tmp_path):
     assert back != rec and rec != 3
 
 def test_tables(tmp_path):
-    rec = make()
+    rec = make_record()
     rec.to_csv(tmp_path/'run.csv')
     rec.to_parquet(tmp_path/'run.parquet')
     for back in (pd.read_csv(tmp_path/'run.csv', dtype={'layer': str}), pd.read_parquet(tmp_path/'run.parquet')):
@@ -349,22 +305,9 @@ def test_tables(tmp_path):
         assert back.layer.tolist()[:3] == ['0', '1', '2']
 
 # the callback
-def learner(path, *cbs):
-    data = torch.utils.data.TensorDataset(torch.randn(32, 4), torch.randn(32, 1))
-    dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=0, device=torch.device('cpu'))
-    learn = Learner(dls, nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1)), loss_func=MSELossFlat(), path=path, cbs=list(cbs))
-    learn.remove_cb(progress.ProgressCallback)
-    learn.logger = lambda *args: None
-    return learn
-
-class Stop(Callback):
-    def __init__(self, epoch, batch, error): self.at, self.error = (epoch, batch, True), error
-    def before_batch(self):
-        if (self.epoch, self.iter, self.training) == self.at: raise self.error
-
 @pytest.mark.parametrize('error', [RuntimeError('power cut'), KeyboardInterrupt()])
 def test_a_crash_loses_at_most_one_epoch(tmp_path, error):
-    learn = learner(tmp_path, ActStats(), SaveRecord(notes='a note'), Stop(2, 3, error))
+    learn = tiny(tmp_path, ActStats(), SaveRecord(notes='a note'), StopAt(2, 3, error))
     with pytest.raises(type(error)): learn.fit(4)
     back = Record.load(tmp_path/'run.npz')
     assert back == learn.act_stats.record.between(0, 7) or back.epochs.tolist() == [0]*4 + [1]*4
@@ -378,37 +321,38 @@ def test_every_epoch_is_written_and_nothing_else(tmp_path):
         def write(self):
             super().write()
             written.append(len(Record.load(tmp_path/'deep'/'run.npz')) if (tmp_path/'deep').exists() else 0)
-    learn = learner(tmp_path, ActStats(), Spy('deep/run.npz'))
+    learn = tiny(tmp_path, ActStats(), Spy('deep/run.npz'))
     learn.fit(2)
     assert written == [4, 8, 8]
     before = (tmp_path/'deep'/'run.npz').read_bytes()
     learn.validate(); learn.get_preds(); learn.lr_find(num_it=4, show_plot=False, suggest_funcs=None)
     assert (tmp_path/'deep'/'run.npz').read_bytes() == before
-    learn.add_cb(Stop(0, 2, CancelFitException()))
+    learn.add_cb(StopAt(0, 2, CancelFitException()))
     learn.fit(1)
     assert len(Record.load(tmp_path/'deep'/'run.npz')) == 10  # what an epoch cut short recorded is not lost
 
 class Other(ActStats): what = 'others'
 
 def test_several_records(tmp_path):
-    learn = learner(tmp_path, Other(nn.ReLU), ActStats(), SaveRecord('run.npz'))
+    learn = tiny(tmp_path, Other(nn.ReLU), ActStats(), SaveRecord('run.npz'))
     learn.fit(1)
     assert sorted(os.listdir(tmp_path)) == ['run.npz', 'run.other.npz']
-    assert Record.load(tmp_path/'run.npz').layers == ['0', '2'] and Record.load(tmp_path/'run.other.npz').what == 'others'
-    alone = learner(tmp_path/'alone', Other(nn.ReLU), SaveRecord('run.npz'))
+    assert Record.load(tmp_path/'run.npz').layers == ['0', '2']
+    assert Record.load(tmp_path/'run.other.npz').what == 'others'
+    alone = tiny(tmp_path/'alone', Other(nn.ReLU), SaveRecord('run.npz'))
     alone.fit(1)
     assert Record.load(tmp_path/'alone'/'run.npz').layers == ['1']
 
 def test_training_goes_on_when_nothing_can_be_written(tmp_path):
     (tmp_path/'run.npz').mkdir()
-    learn = learner(tmp_path, ActStats(), SaveRecord())
+    learn = tiny(tmp_path, ActStats(), SaveRecord())
     with pytest.warns(UserWarning, match='run.npz was not written') as found: learn.fit(3)
     assert len(found) == 1 and len(learn.act_stats.record) == 12
-    with pytest.raises(ValueError, match='nothing to save'): learner(tmp_path, SaveRecord()).fit(1)
+    with pytest.raises(ValueError, match='nothing to save'): tiny(tmp_path, SaveRecord()).fit(1)
 
 def test_an_exported_learner_keeps_no_second_record(tmp_path):
     import pickle
-    learn = learner(tmp_path, ActStats(), SaveRecord())
+    learn = tiny(tmp_path, ActStats(), SaveRecord())
     learn.fit(1)
     assert learn.save_record._last
     cb = learn.save_record

@@ -7,16 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import make_record
 from torch import nn
 
 import fastai_actstats
 from fastai_actstats.all import Finding, Record, Report, UnitRecord, save_feature_maps
-from fastai_actstats.features.pages import _page, _row
-from fastai_actstats.core.markup import Html, table, tag, together
 from fastai_actstats.core.columns import COLUMN
-from test_files import make
+from fastai_actstats.core.markup import Html, table, tag, together
+from fastai_actstats.features.pages import _page, _row
 
-HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>alert(1)</script>', "' onmouseover='alert(1)", '</pre></td></table><b>', '&lt;b&gt;', '<!-- ']
+HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>alert(1)</script>', "' onmouseover='alert(1)",
+           '</pre></td></table><b>', '&lt;b&gt;', '<!-- ']
 
 class Reader(HTMLParser):
     "Tags with their attributes, and the text between them"
@@ -26,7 +27,8 @@ class Reader(HTMLParser):
         self.feed(html)
         self.close()
     def handle_starttag(self, name, attributes):
-        self.tags.append((name, [(k, v) for k, v in attributes if k not in ('href', 'src')], [k for k, _ in attributes]))
+        self.tags.append((name, [(k, v) for k, v in attributes if k not in ('href', 'src')],
+                          [k for k, _ in attributes]))
     def handle_endtag(self, name): self.tags.append(('/' + name,))
     def handle_comment(self, data): self.tags.append(('!--', data))
     def handle_decl(self, decl): self.tags.append(('!', decl))
@@ -34,21 +36,24 @@ class Reader(HTMLParser):
     def handle_data(self, data): self.texts.append(data)
 
 def record(text):
-    rec = make(layers=2, notes={text: [text]})
+    rec = make_record(layers=2, notes={text: [text]})
     info = {text: dict(type=text, shape=(text, 3), then=text)}
     return Record(rec.summary.rows, rec.columns, [text, 'b'], rec.bins, text, info, (0,), rec.notes, {text: text})
 
 def units(text):
     columns = np.zeros(1, COLUMN)
-    return UnitRecord(columns, {text: dict(type=text, kind='relu', shape=(4, 3), axis=1)}, {text: np.ones((1, 3), int)}, {text: np.array([4])},
+    return UnitRecord(columns, {text: dict(type=text, kind='relu', shape=(4, 3), axis=1)}, {text: np.ones((1, 3), int)},
+                      {text: np.array([4])},
                       {text: np.zeros((3, 3), int)})
 
 MAKERS = {Record: record, UnitRecord: units, Report: lambda text: Report([Finding(text, text, 0, text, text)], text)}
 
 def shown():
     "Every class of the package that shows itself as HTML, and every one that inherits it"
-    modules = [importlib.import_module(m.name) for m in pkgutil.walk_packages(fastai_actstats.__path__, 'fastai_actstats.') if '__main__' not in m.name]
-    classes = {o for m in modules for o in vars(m).values() if isinstance(o, type) and o.__module__.startswith('fastai_actstats')}
+    modules = [importlib.import_module(m.name)
+               for m in pkgutil.walk_packages(fastai_actstats.__path__, 'fastai_actstats.') if '__main__' not in m.name]
+    classes = {o for m in modules for o in vars(m).values() if isinstance(o, type)
+               and o.__module__.startswith('fastai_actstats')}
     return {c for c in classes if any('_repr' in n and 'html' in n for n in dir(c)) or hasattr(c, '_repr_mimebundle_')}
 
 def test_every_class_that_shows_itself_as_html_is_tried(): assert shown() == set(MAKERS)
@@ -83,4 +88,5 @@ def test_tables_of_anything(text):
 
 def test_only_what_is_html_stays_html():
     assert together('a<', tag('br2', 'x'), 1) == 'a&lt;<br2>x</br2>1' and isinstance(together('a'), Html)
-    assert type(tag('p', 'x') + '<b>') is str and tag('p', tag('p', 'x') + '<b>') == '<p>&lt;p&gt;x&lt;/p&gt;&lt;b&gt;</p>'  # a sum is text again
+    assert type(tag('p', 'x') + '<b>') is str
+    assert tag('p', tag('p', 'x') + '<b>') == '<p>&lt;p&gt;x&lt;/p&gt;&lt;b&gt;</p>'  # a sum is text again

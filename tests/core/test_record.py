@@ -6,16 +6,6 @@ import torch
 from fastai_actstats.all import ActStats, Record
 from fastai_actstats.kernels.eager import MEAN, merge
 
-@pytest.fixture(scope='module')
-def rec(few, settings):
-    from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
-    from fastai_actstats.demo import reference_cnn
-    set_seed(settings.seed)
-    learn = Learner(few, reference_cnn(), loss_func=CrossEntropyLossFlat(), cbs=ActStats(phase='both'))
-    with learn.no_bar(), learn.no_logging():
-        learn.fit(2, settings.lr)
-        learn.fit(1, settings.lr/10)
-    return learn.act_stats.record
 
 def test_columns(rec):
     assert len(rec.train) == 3*14 and len(rec.valid) == 3*5
@@ -29,10 +19,12 @@ def test_shapes_and_types(rec):
         assert getattr(rec, name).shape == (T, L) and getattr(rec, name).dtype == np.float64
     for name in ('count', 'nonfinite', 'underflow', 'overflow'):
         assert getattr(rec, name).shape == (T, L) and getattr(rec, name).dtype == np.int64
-    assert rec.hist.shape == (T, L, B) and rec.hist.dtype == np.int64 and rec.steps.shape == (T, 2) and rec.edges.shape == (B + 1,)
+    assert rec.hist.shape == (T, L, B) and rec.hist.dtype == np.int64 and rec.steps.shape == (T, 2)
+    assert rec.edges.shape == (B + 1,)
 
 def test_slices(rec):
-    assert rec['0.0'].layers == rec[0].layers == ['0.0'] and rec[-1].layers == ['4.0'] and rec['*.1'].layers == ['0.1', '1.1', '2.1', '3.1']
+    assert rec['0.0'].layers == rec[0].layers == ['0.0'] and rec[-1].layers == ['4.0']
+    assert rec['*.1'].layers == ['0.1', '1.1', '2.1', '3.1']
     assert rec[['4.0', 1]].layers == ['4.0', '0.1'] and rec[2:4].layers == ['1.0', '1.1']
     assert (rec['2.0'].mean[:, 0] == rec.mean[:, 4]).all()
     assert set(rec.epoch(1).epochs) == {1} and set(rec.epoch(-1).epochs) == {2} and set(rec.fit(-1).epochs) == {2}
@@ -59,8 +51,9 @@ def test_to_df(rec):
     assert row.epoch == 2 and row.fit == 1 and row['std'] == rec.train['3.1'].std[30, 0] and row['count'] == 64*64*2*2
 
 @pytest.mark.parametrize('wrong,match', [
-    (lambda r: r['5.0'], "layer '5.0' is not among the 9 recorded: 0.0, 0.1"), (lambda r: r[9], 'layer 9 is not among the 9'),
-    (lambda r: r[[0, -10]], 'layer -10'), (lambda r: r.epoch(3), 'epoch 3 is not among those recorded, 0 to 2'),
+    (lambda r: r['5.0'], "layer '5.0' is not among the 9 recorded: 0.0, 0.1"),
+    (lambda r: r[9], 'layer 9 is not among the 9'), (lambda r: r[[0, -10]], 'layer -10'),
+    (lambda r: r.epoch(3), 'epoch 3 is not among those recorded, 0 to 2'),
     (lambda r: r.epoch(-4), 'epoch -4'), (lambda r: r.fit(2), 'fit 2 is not among those recorded, 0 to 1'),
     (lambda r: r.between(100, 200), 'no step from 100 to 200 is recorded: there is 0 to 41'),
     (lambda r: r.modal_bin('0.0', step=99), 'no step from 99')])
@@ -69,6 +62,7 @@ def test_what_is_not_there_is_named(rec, wrong, match):
 
 def test_an_empty_record_has_nothing_to_draw():
     empty = ActStats().record
-    assert isinstance(empty, Record) and len(empty) == 0 and 'nothing recorded' in repr(empty) and len(empty.to_df()) == 0
+    assert isinstance(empty, Record) and len(empty) == 0 and 'nothing recorded' in repr(empty)
+    assert len(empty.to_df()) == 0
     for draw in (empty.color_dim, empty.plot_stats):
         with pytest.raises(ValueError, match='nothing to draw.*nothing recorded'): draw()

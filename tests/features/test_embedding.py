@@ -8,16 +8,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Callback, CancelFitException
+from helpers import hooks_on
 from scipy.stats import chisquare
 from sklearn.decomposition import PCA
 from torch import nn
 
-from fastai_actstats.features.embedding import embed, heatmap
-from fastai_actstats.core.samples import Reservoir, Sample
-from fastai_actstats.features.sampling import sample_activations
 from fastai_actstats.callbacks.sample import ActSample
+from fastai_actstats.core.samples import Reservoir, Sample
+from fastai_actstats.features.embedding import embed, heatmap
+from fastai_actstats.features.sampling import sample_activations
+
 
 def kept(n, total, batch, seed):
     r = Reservoir(n, seed)
@@ -118,7 +119,7 @@ def test_a_fit_that_ends_early_leaves_nothing(learner, error):
     except (KeyboardInterrupt, ZeroDivisionError): pass
     assert not hooks_on(learn.model) and 'all_batches' not in learn.__dict__ and learn.act_sample.reservoir is None
     if not learn.act_sample.samples:
-        with pytest.raises(ValueError, match='nothing is sampled'): learn.act_sample.sample
+        with pytest.raises(ValueError, match='nothing is sampled'): _ = learn.act_sample.sample
     learn.remove_cbs(learn.cbs.filter(lambda cb: isinstance(cb, Fail)))
     learn.fit(1, 0.05)
     assert len(learn.act_sample.sample) == 10
@@ -126,7 +127,8 @@ def test_a_fit_that_ends_early_leaves_nothing(learner, error):
 class CopyInValidation(Callback):
     order = 100
     def after_pred(self):
-        if not self.training and self.iter == 1: self.copies = copy.deepcopy(self.learn.model), copy.deepcopy(self.learn.act_sample)
+        if not self.training and self.iter == 1:
+            self.copies = copy.deepcopy(self.learn.model), copy.deepcopy(self.learn.act_sample)
 
 def test_copies_and_pickles(learner, tmp_path):
     learn = learner(cbs=[ActSample('5', n=10), CopyInValidation()])
@@ -173,11 +175,13 @@ def sample():
     x = rng.randn(80, 6).astype(np.float32)
     target = np.arange(80) % 4
     x[np.arange(80), target] += 4
-    return Sample({'a.b/c': x, '0': x[:, :1]}, np.arange(80), np.repeat([0, 1], 40), target, target[::-1].copy(), dict(seed=1, pool='mean', seen=99, vocab=list('wxyz')))
+    return Sample({'a.b/c': x, '0': x[:, :1]}, np.arange(80), np.repeat([0, 1], 40), target, target[::-1].copy(),
+                  dict(seed=1, pool='mean', seen=99, vocab=list('wxyz')))
 
 def same(a, b):
     arrays = all(np.array_equal(getattr(a, k), getattr(b, k)) for k in ('index', 'epoch', 'target', 'prediction'))
-    return arrays and a.info == b.info and a.layers == b.layers and all(np.array_equal(a.acts[k], b.acts[k]) for k in a.acts)
+    return arrays and a.info == b.info and a.layers == b.layers and all(np.array_equal(a.acts[k], b.acts[k])
+                                                                        for k in a.acts)
 
 def test_saved_and_loaded(sample, tmp_path):
     sample.save(tmp_path/'s.npz')
@@ -200,9 +204,10 @@ def test_other_files_are_refused(sample, tmp_path):
     sample.save(path)
     whole = path.read_bytes()
     def arrays(**kw): np.savez(path, **(dict(np.load(path)) | kw))
-    for spoil in [lambda: path.write_bytes(whole[:len(whole)//2]), lambda: path.write_bytes(b'text'), lambda: np.savez(path, x=1),
-                  lambda: arrays(target=np.array([{}, []], object)), lambda: arrays(meta='{"kind": "other", "version": 1}'),
-                  lambda: arrays(index=np.arange(3)), lambda: arrays(act0=np.zeros(80))]:
+    for spoil in [lambda: path.write_bytes(whole[:len(whole)//2]), lambda: path.write_bytes(b'text'),
+                  lambda: np.savez(path, x=1), lambda: arrays(target=np.array([{}, []], object)),
+                  lambda: arrays(meta='{"kind": "other", "version": 1}'), lambda: arrays(index=np.arange(3)),
+                  lambda: arrays(act0=np.zeros(80))]:
         path.write_bytes(whole)
         spoil()
         with pytest.raises(ValueError, match='is not a saved Sample') as e: Sample.load(path)
@@ -223,7 +228,8 @@ def test_pca_is_scikit_learns_and_the_svds(sample):
 def test_several_samples_share_an_embedding(sample):
     one, two = sample.at(0), sample.at(1)
     e = embed({'before': one, 'after': two}, layer='a.b/c')
-    assert np.allclose(e.df[['x', 'y']], embed(sample, layer='a.b/c').df[['x', 'y']]) and e.df['when'].unique().tolist() == ['before', 'after']
+    assert np.allclose(e.df[['x', 'y']], embed(sample, layer='a.b/c').df[['x', 'y']])
+    assert e.df['when'].unique().tolist() == ['before', 'after']
     fig = e.plot('prediction')
     panels = fig.axes[:2]
     assert [a.get_title() for a in panels] == ['before', 'after'] and panels[0].get_xlim() == panels[1].get_xlim()
@@ -233,7 +239,8 @@ def test_several_samples_share_an_embedding(sample):
     plt.close('all')
 
 def test_tsne_is_decided_by_its_seed(sample):
-    points = [embed(sample[:30], 'tsne', 'a.b/c', seed=s, max_iter=250, init='random').df[['x', 'y']].to_numpy() for s in (1, 1, 2)]
+    points = [embed(sample[:30], 'tsne', 'a.b/c', seed=s, max_iter=250, init='random').df[['x', 'y']].to_numpy()
+              for s in (1, 1, 2)]
     assert np.array_equal(points[0], points[1]) and not np.allclose(points[0], points[2])
 
 def test_umap_is_asked_for_what_was_asked(sample, monkeypatch):
@@ -250,12 +257,15 @@ def test_umap_is_asked_for_what_was_asked(sample, monkeypatch):
 
 def test_what_cannot_be_embedded(sample):
     for call, kind, said in [
-        (lambda: embed(sample, 'lda', 'a.b/c'), ValueError, "method='lda' must be one of"), (lambda: embed(sample), IndexError, 'a.b/c, 0'),
-        (lambda: embed([sample]), TypeError, 'give a Sample'), (lambda: embed(sample[:3], layer='a.b/c'), ValueError, '3 rows'),
-        (lambda: embed(sample, layer='0'), ValueError, 'nothing to embed'), (lambda: heatmap(sample, '0', color='size'), ValueError, 'color=')]:
+        (lambda: embed(sample, 'lda', 'a.b/c'), ValueError, "method='lda' must be one of"),
+        (lambda: embed(sample), IndexError, 'a.b/c, 0'), (lambda: embed([sample]), TypeError, 'give a Sample'),
+        (lambda: embed(sample[:3], layer='a.b/c'), ValueError, '3 rows'),
+        (lambda: embed(sample, layer='0'), ValueError, 'nothing to embed'),
+        (lambda: heatmap(sample, '0', color='size'), ValueError, 'color=')]:
         with pytest.raises(kind, match=said): call()
     sample.acts['a.b/c'][3, 2] = np.nan
-    with pytest.warns(UserWarning, match='1 of 80 rows hold NaN or Inf'): assert 3 not in embed(sample, layer='a.b/c').df['index'].to_numpy()
+    with pytest.warns(UserWarning, match='1 of 80 rows hold NaN or Inf'):
+        assert 3 not in embed(sample, layer='a.b/c').df['index'].to_numpy()
 
 def test_the_heat_map_shows_the_last_epoch_by_target(sample):
     fig = heatmap(sample, 'a.b/c')

@@ -9,18 +9,20 @@ from fastai.basics import set_seed
 from PIL import Image
 from torch import nn
 
-from fastai_actstats.features import pages as feature_files
 from fastai_actstats.callbacks.activations import ActStats
-from fastai_actstats.features.pages import save_feature_maps
-from fastai_actstats.features.maps import LayerMaps, feature_maps, layer_table
-from fastai_actstats.features.pictures import BAD, GAP, TOP, canvas, mosaic, ordered, show_feature_maps
+from fastai_actstats.features import pages as feature_files
 from fastai_actstats.features.filters import filter_weights, show_filters
+from fastai_actstats.features.maps import LayerMaps, feature_maps, layer_table
+from fastai_actstats.features.pages import save_feature_maps
+from fastai_actstats.features.pictures import BAD, GAP, TOP, canvas, mosaic, ordered, show_feature_maps
+
 
 class Block(nn.Module):
     "One ReLU, in place, called twice; a layer that never runs; one that returns no floats"
     def __init__(self):
         super().__init__()
-        self.a, self.b, self.act, self.spare = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True), nn.Linear(2, 2)
+        self.a, self.b, self.act, self.spare = nn.Conv2d(1, 4,
+                                                         3), nn.Conv2d(4, 6, 3), nn.ReLU(inplace=True), nn.Linear(2, 2)
         self.which, self.head = Which(), nn.Linear(6, 3)
 
     def forward(self, x):
@@ -67,7 +69,7 @@ def test_one_layer_is_held_at_a_time():
         assert sum(o() is not None for o in outputs) <= 1
         kept.append(one)
     assert sum(o() is not None for o in outputs) == 0
-    with pytest.raises(RuntimeError, match="maps of layer '0' were freed"): kept[0].maps
+    with pytest.raises(RuntimeError, match="maps of layer '0' were freed"): _ = kept[0].maps
 
 def test_only_what_lies_before_the_layer_runs():
     model, ran = nn.Sequential(*(nn.Linear(3, 3) for _ in range(4))), []
@@ -81,8 +83,10 @@ def test_layers_without_maps_are_named(block):
     model, x = block
     with pytest.warns(UserWarning, match="'which' .Which, no tensor of floats.*, 'spare' .Linear, did not run"):
         feature_maps(model, x, lambda n, m: not list(m.children()))
-    with pytest.raises(ValueError, match="no layer with maps is chosen: 'spare' .Linear, did not run"): feature_maps(model, x, 'spare')
-    with pytest.raises(ValueError, match='channel_dim=0 is no dimension behind the batch'): list(feature_maps(model, x, 'a', channel_dim=0))
+    with pytest.raises(ValueError, match="no layer with maps is chosen: 'spare' .Linear, did not run"):
+        feature_maps(model, x, 'spare')
+    with pytest.raises(ValueError, match='channel_dim=0 is no dimension behind the batch'):
+        list(feature_maps(model, x, 'a', channel_dim=0))
 
 def test_the_table_of_layers(block):
     model, x = block
@@ -99,7 +103,8 @@ def test_the_table_of_layers(block):
 @pytest.mark.parametrize('layers, x, shape', [
     ([nn.Conv2d(1, 5, 3), nn.ReLU()], (2, 1, 9, 9), (5, 7, 7)), ([nn.Linear(3, 5), nn.GELU()], (2, 7, 8, 3), (5, 7, 8)),
     ([nn.Linear(3, 5), nn.ReLU()], (2, 3), (5,)), ([nn.Conv1d(3, 5, 3), nn.ReLU()], (2, 3, 9), (5, 7)),
-    ([nn.Linear(3, 5), nn.LayerNorm(5)], (2, 7, 3), (5, 7)), ([nn.Conv3d(1, 5, 3), nn.MaxPool3d(2)], (2, 1, 9, 9, 9), (5, 3, 3, 3))])
+    ([nn.Linear(3, 5), nn.LayerNorm(5)], (2, 7, 3), (5, 7)), ([nn.Conv3d(1, 5, 3), nn.MaxPool3d(2)], (2, 1, 9, 9, 9),
+                                                              (5, 3, 3, 3))])
 def test_channels_come_first(layers, x, shape):
     one = next(feature_maps(nn.Sequential(*layers), torch.randn(x), '1'))
     assert one.channels(1).shape == shape and one.planes(1).dim() == 3 and len(one.stats()) == 5
@@ -133,7 +138,8 @@ def test_the_mosaic_shows_each_value_in_its_place():
             place = np.where(np.isnan(v), BAD, np.rint(np.clip((v - low)/(high - low), 0, 1)*TOP))
             r, s = divmod(k, 2)
             tile = got[r*14:r*14 + 12, s*10:s*10 + 8]
-            assert np.abs(tile - np.kron(place, np.ones((4, 4)))).max() <= 1 and (tile == BAD).sum() == 16*np.isnan(v).sum()
+            assert np.abs(tile - np.kron(place, np.ones((4, 4)))).max() <= 1
+            assert (tile == BAD).sum() == 16*np.isnan(v).sum()
         assert (got[12:14] == GAP).all() and (got[28:, 10:] == GAP).all()
 
 def test_channels_in_order():
@@ -145,7 +151,8 @@ def test_channels_in_order():
 def test_a_vector_fills_rows():
     one = LayerMaps('x', nn.Linear(1, 1), 1, torch.arange(7.)[None])
     got = canvas(one, 0, [0], 1, (0, 6))
-    assert got.shape == (3, 3) and (got[-1, 1:] == GAP).all() and got.ravel()[:7].tolist() == [round(i*TOP/6) for i in range(7)]
+    assert got.shape == (3, 3) and (got[-1, 1:] == GAP).all()
+    assert got.ravel()[:7].tolist() == [round(i*TOP/6) for i in range(7)]
 
 def test_what_is_shown(learner):
     learn = learner()
@@ -161,7 +168,8 @@ def test_what_is_shown(learner):
     assert np.allclose(mean.images[0].get_array(), one.maps[0].mean(0), atol=1e-6)
     assert image.images[0].get_array().shape == (28, 28)
     plt.close('all')
-    with pytest.raises(ValueError, match="order='size' must be one of"): show_feature_maps(learn, 2, '1.0', order='size')
+    with pytest.raises(ValueError, match="order='size' must be one of"):
+        show_feature_maps(learn, 2, '1.0', order='size')
     with pytest.raises(IndexError, match='item 1 is not among the 1'): show_feature_maps(learn, 2, '1.0', item=1)
 
 def test_everything_is_written(learner, tmp_path):
@@ -188,7 +196,8 @@ def test_a_layer_that_fails_does_not_keep_the_others(block, tmp_path, monkeypatc
     monkeypatch.setattr(feature_files, '_write', full)
     table = save_feature_maps(model, x, tmp_path, progress=False).set_index('layer')
     assert list(table.index) == ['a', 'act', 'b', 'act@2', 'which', 'head', 'spare']
-    assert table.loc[['a', 'b', 'act@2', 'head'], 'error'].eq('').all() and (tmp_path/table.loc['head', 'files'][0]).is_file()
+    assert table.loc[['a', 'b', 'act@2', 'head'], 'error'].eq('').all()
+    assert (tmp_path/table.loc['head', 'files'][0]).is_file()
     for layer, why in {'act': 'No space left', 'which': 'no tensor of floats', 'spare': 'did not run'}.items():
         assert why in table.loc[layer, 'error'] and why in (tmp_path/'index.html').read_text()
 
@@ -220,7 +229,8 @@ def test_filters_are_the_weights(learner, tmp_path):
     learn.fit(1, 0.05)
     assert torch.equal(filter_weights(learn), learn.model[0][0].weight)
     assert not torch.equal(filter_weights(learn), first)
-    for saved in (before, tmp_path/'weights.pth', tmp_path/'models'/'before.pth', {f'module.{k}': v for k, v in before.items()}):
+    for saved in (before, tmp_path/'weights.pth', tmp_path/'models'/'before.pth',
+                  {f'module.{k}': v for k, v in before.items()}):
         assert torch.equal(filter_weights(learn, '0.0', saved), first)
     fig = show_filters(learn, '0.0', before=tmp_path/'weights.pth')
     top = max(first.abs().max(), learn.model[0][0].weight.abs().max()).item()
@@ -230,7 +240,8 @@ def test_filters_are_the_weights(learner, tmp_path):
     plt.close('all')
 
 def test_kernels_of_every_convolution():
-    for conv, shape in [(nn.Conv1d(2, 4, 3), (4, 2, 1, 3)), (nn.ConvTranspose2d(2, 4, 3), (4, 2, 3, 3)), (nn.Conv3d(2, 4, (3, 5, 7)), (4, 2, 5, 7))]:
+    for conv, shape in [(nn.Conv1d(2, 4, 3), (4, 2, 1, 3)), (nn.ConvTranspose2d(2, 4, 3), (4, 2, 3, 3)),
+                        (nn.Conv3d(2, 4, (3, 5, 7)), (4, 2, 5, 7))]:
         model = nn.Sequential(conv, nn.ReLU())
         assert filter_weights(model).shape == shape
         show_filters(model)
@@ -245,7 +256,8 @@ def test_filters_that_are_not_there(learner, tmp_path):
     learn = learner()
     (tmp_path/'bad.pth').write_bytes(b'no weights')
     for call, kind, said in [
-        (lambda: filter_weights(learn, '0.2'), ValueError, "layer='0.2' must be one convolution, it is 0 of these: 0.0, 1.0"),
+        (lambda: filter_weights(learn, '0.2'), ValueError,
+         "layer='0.2' must be one convolution, it is 0 of these: 0.0, 1.0"),
         (lambda: filter_weights(learn, '*'), ValueError, 'it is 5 of these'),
         (lambda: filter_weights(learn, '0.0', {'x': torch.zeros(1)}), ValueError, 'have no 0.0.weight'),
         (lambda: filter_weights(learn, '0.0', {'0.0.weight': torch.zeros(1)}), ValueError, r'have shape \(1,\)'),

@@ -5,19 +5,20 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import hooks_on
 from fastai.basics import Learner, set_seed
+from helpers import hooks_on
 from PIL import Image
 from torch import nn
 
+from fastai_actstats.callbacks.sample import ActSample
 from fastai_actstats.demo import reference_cnn
-from fastai_actstats.features.pages import save_feature_maps
-from fastai_actstats.features.maps import feature_maps, layer_table
-from fastai_actstats.features.pictures import show_feature_maps
 from fastai_actstats.features.filters import show_filters
+from fastai_actstats.features.maps import feature_maps, layer_table
+from fastai_actstats.features.pages import save_feature_maps
+from fastai_actstats.features.pictures import show_feature_maps
 from fastai_actstats.features.run import Look, prepare, still
 from fastai_actstats.features.sampling import sample_activations
-from fastai_actstats.callbacks.sample import ActSample
+
 
 class Restless(nn.Module):
     "Everything that a forward pass in eval mode may change"
@@ -109,7 +110,8 @@ def test_compiled_and_wrapped_models_are_looked_into(settings):
     with torch.no_grad(): compiled(x)
     for wrapped in (compiled, nn.DataParallel(model)):
         assert layer_table(wrapped, x).equals(plain)
-        assert [m.maps.sum().item() for m in feature_maps(wrapped, x)] == [m.maps.sum().item() for m in feature_maps(model, x)]
+        assert [m.maps.sum().item() for m in feature_maps(wrapped, x)] == [m.maps.sum().item()
+                                                                           for m in feature_maps(model, x)]
 
 # what goes in
 
@@ -118,9 +120,11 @@ def photos(tmp_path_factory):
     "A learner on image files, built by fastai's data block, and the files"
     from fastai.vision.all import CategoryBlock, DataBlock, ImageBlock, IndexSplitter, Normalize, Resize
     path = tmp_path_factory.mktemp('photos')
-    for i in range(4): Image.fromarray(np.random.RandomState(i).randint(0, 255, (40, 30, 3), np.uint8)).save(path/f'{i}.png')
+    for i in range(4):
+        Image.fromarray(np.random.RandomState(i).randint(0, 255, (40, 30, 3), np.uint8)).save(path/f'{i}.png')
     files = sorted(path.glob('*.png'))
-    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: int(f.stem) % 2, splitter=IndexSplitter([2, 3]), item_tfms=Resize(16),
+    block = DataBlock((ImageBlock, CategoryBlock), get_y=lambda f: int(f.stem) % 2, splitter=IndexSplitter([2, 3]),
+                      item_tfms=Resize(16),
                       batch_tfms=Normalize.from_stats([.4]*3, [.2]*3, cuda=False))
     dls = block.dataloaders(files, bs=2, num_workers=0, device=torch.device('cpu'))
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
@@ -132,13 +136,15 @@ def test_every_kind_of_input_goes_through_the_learners_transforms(photos):
     batch, = [x for x, y in learn.dls.valid]
     image = Image.open(file)
     inputs = {'index': 0, 'from the end': -2, 'path': file, 'text': str(file), 'PIL': image, 'array': np.asarray(image),
-              'uint8 tensor': torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1), 'batch': batch[:1], 'one image': batch[0]}
+              'uint8 tensor': torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1), 'batch': batch[:1],
+              'one image': batch[0]}
     for kind, x in inputs.items():
         look = Look(learn, x)
         assert torch.equal(look.inputs[0], batch[:1]), kind
         size = (40, 30, 3) if kind in ('path', 'text', 'PIL', 'array', 'uint8 tensor') else (16, 16, 3)
         assert look.image.shape == size, kind
-    assert np.abs(Look(learn, 0).image - (batch[0]*.2 + .4).permute(1, 2, 0).numpy()).max() < 1/255 + 1e-6  # as it was before normalising
+    # as it was before normalising
+    assert np.abs(Look(learn, 0).image - (batch[0]*.2 + .4).permute(1, 2, 0).numpy()).max() < 1/255 + 1e-6
 
 def test_bad_input_is_told_in_a_sentence(photos, learner):
     learn = photos.learn
@@ -154,7 +160,8 @@ def test_bad_input_is_told_in_a_sentence(photos, learner):
         (lambda: Look(learn.model, 3), TypeError, 'a model has no transforms'),
         (lambda: Look('resnet', 3), TypeError, 'a str is neither a Learner nor a model'),
         (lambda: Look(lazy, torch.zeros(1, 2)), ValueError, 'lazy layers'),
-        (lambda: layer_table(learn, torch.zeros(2, 1, 16, 16)), ValueError, r"shape \(2, 1, 16, 16\), in layer '0' \(Conv2d\)"),
+        (lambda: layer_table(learn, torch.zeros(2, 1, 16, 16)), ValueError,
+         r"shape \(2, 1, 16, 16\), in layer '0' \(Conv2d\)"),
         (lambda: feature_maps(learn, 0, 'conv*'), ValueError, 'matches none of the'),
     ]:
         with pytest.raises(kind, match=said) as e: look()

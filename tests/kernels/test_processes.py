@@ -1,4 +1,4 @@
-"""The kernels beside forked worker processes, in two threads, and after a fork; those for CUDA compiled where there is no GPU."""
+"""The kernels beside forked workers, in two threads, after a fork; those for CUDA compiled where there is no GPU."""
 import os
 import subprocess
 import sys
@@ -6,19 +6,15 @@ import threading
 
 import pytest
 import torch
-from conftest import ROOT
 from fastai.basics import CrossEntropyLossFlat, DataLoaders, Learner
+from helpers import ROOT, quiet
 from torch import nn
 
 from fastai_actstats.all import ActStats
+from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels import cpu
 from fastai_actstats.kernels.eager import MEAN
-from fastai_actstats.core.summary import Summary
 
-def quiet(learn):
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
-    return learn
 
 def wide(few, workers=0):
     "A network whose first output is large enough for several threads"
@@ -67,7 +63,8 @@ def test_two_learners_in_two_threads(few, threads):
     [t.start() for t in started]
     [t.join(120) for t in started]
     assert not errors and not any(t.is_alive() for t in started)
-    for learn in learners: assert len(learn.act_stats.record) == 28 and (learn.act_stats.record.count == 64*10*26*26).all()
+    for learn in learners:
+        assert len(learn.act_stats.record) == 28 and (learn.act_stats.record.count == 64*10*26*26).all()
 
 FORKED = """
 import os, torch
@@ -96,13 +93,16 @@ for architecture in (80, 90):
             loads = made.asm['ptx'].count('ld.global.v4.b32')  # in the loop and in the careful one
             assert loads == 2*rows, f"{dtype}, {architecture}: {loads} reads of 16 bytes a thread, not 2 times {rows}"
             names, registers, _ = loop(made.asm['cubin'])
-            assert names.count('BAR') == 3 and registers*32*cuda.WARPS*cuda.WAVES <= 65536, f"{dtype}, {architecture}: {names}, {registers} registers"
+            said = f"{dtype}, {architecture}: {names}, {registers} registers"
+            assert names.count('BAR') == 3 and registers*32*cuda.WARPS*cuda.WAVES <= 65536, said
     types = dict(row='*fp64', part='*fp64', size='i32', programs='i32', n='i32', MOST='constexpr')
-    assert triton.compile(ASTSource(cuda._combine, types, dict(MOST=1024)), target=GPUTarget('cuda', architecture, 32)).asm['cubin']
+    source = ASTSource(cuda._combine, types, dict(MOST=1024))
+    assert triton.compile(source, target=GPUTarget('cuda', architecture, 32)).asm['cubin']
 """
 
 def test_the_cuda_kernels_compile_for_real_gpus():
-    "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and room for all programs at once"
+    "to machine code, with reads of 16 bytes, threads that meet for the histogram only, and space for all programs"
     env = {k: v for k, v in os.environ.items() if k != 'TRITON_INTERPRET'}
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], cwd=ROOT, timeout=300, env=env, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', COMPILED], cwd=ROOT, timeout=300, env=env,
+                          capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]

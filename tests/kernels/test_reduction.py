@@ -4,18 +4,20 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.kernels.eager import M2, MEAN, MIN
-from fastai_actstats.kernels.dispatch import fold
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.bins import Bins
+from fastai_actstats.kernels.dispatch import fold
+from fastai_actstats.kernels.eager import M2, MEAN, MIN
 
 KERNELS = 'eager', 'cpu', 'cuda'  # the last in triton's interpreter where there is no GPU
 
 def summary(x, bins, kernel):
     with warnings.catch_warnings():
-        if kernel == 'cuda': warnings.simplefilter('ignore', RuntimeWarning)  # the interpreter computes with numpy, which complains of Inf - Inf
+        # the interpreter computes with numpy, which complains of Inf - Inf
+        if kernel == 'cuda': warnings.simplefilter('ignore', RuntimeWarning)
         made = Summary.of(x.cuda() if kernel == 'cuda' and torch.cuda.is_available() else x, bins, kernel)
     return Summary(made.rows.cpu(), bins)
 
@@ -32,7 +34,8 @@ def histogram(ok, bins, double):
     else:
         f = np.float64 if double else np.float32
         with np.errstate(over='ignore'): k = np.floor((f(ok) - f(bins.lo))*f(bins.scale))
-        slot = np.where(ok < f(bins.lo), 0, np.where(ok > f(bins.hi), bins.n + 1, np.clip(k, 0, bins.n - 1) + 1)).astype(int)
+        slot = np.where(ok < f(bins.lo), 0,
+                        np.where(ok > f(bins.hi), bins.n + 1, np.clip(k, 0, bins.n - 1) + 1)).astype(int)
     return np.bincount(slot, minlength=bins.n + 2)
 
 def reference(x, bins):
@@ -41,8 +44,9 @@ def reference(x, bins):
     v = (x if double else x.float()).double().numpy().ravel()
     ok = v[np.isfinite(v)]
     some, several = ok.size > 0, ok.size > 1
-    return dict(count=v.size, nonfinite=v.size - ok.size, mean=ok.mean() if some else np.nan, std=ok.std(ddof=1) if several else np.nan,
-                min=ok.min() if some else np.nan, max=ok.max() if some else np.nan, counts=histogram(ok, bins, double), values=ok,
+    return dict(count=v.size, nonfinite=v.size - ok.size, mean=ok.mean() if some else np.nan,
+                std=ok.std(ddof=1) if several else np.nan, min=ok.min() if some else np.nan,
+                max=ok.max() if some else np.nan, counts=histogram(ok, bins, double), values=ok,
                 near_zero=(np.abs(ok) <= (bins.eps if double else np.float32(bins.eps))).mean() if some else np.nan)
 
 def special(x, every, *values):
@@ -100,7 +104,8 @@ def test_equals_numpy(name, bins, kernel):
 
 @pytest.mark.parametrize('bins', [BINS, LOG], ids=['linear', 'log'])
 def test_every_edge_belongs_to_the_bin_above_it_and_the_last_to_the_last(bins):
-    edges = bins.edges[bins.edges >= 0] if bins.per_octave else bins.edges  # a log edge below zero mirrors the one above
+    # a log edge below zero mirrors the one above
+    edges = bins.edges[bins.edges >= 0] if bins.per_octave else bins.edges
     edges = torch.tensor(edges, dtype=torch.float64)
     got = Summary.of(edges, bins).counts
     assert torch.equal(got, torch.from_numpy(np.concatenate([[0], np.histogram(edges, bins.edges)[0], [0]])))
@@ -108,7 +113,8 @@ def test_every_edge_belongs_to_the_bin_above_it_and_the_last_to_the_last(bins):
 def test_a_kernel_reads_no_memory_of_another_device():
     elsewhere = torch.ones(5, device='meta')
     for kernel in ('cpu', 'cuda'):
-        with pytest.raises(ValueError, match=f"kernel='{kernel}' does not reduce tensors on meta"): Summary.of(elsewhere, BINS, kernel)
+        with pytest.raises(ValueError, match=f"kernel='{kernel}' does not reduce tensors on meta"):
+            Summary.of(elsewhere, BINS, kernel)
     with pytest.raises(ValueError, match="kernel='fpga' must be one of"): Summary.of(torch.ones(5), BINS, 'fpga')
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -124,7 +130,8 @@ def test_float32_index_is_float32s_own_rounding():
     x = np.nextafter(np.repeat(bins.edges.astype(np.float32), 3), np.tile(np.float32([-99, 0, 99]), 41))
     x = x[(x >= np.float32(bins.lo)) & (x <= np.float32(bins.hi))]
     k = np.minimum(np.floor((x - np.float32(bins.lo))*np.float32(bins.scale)), 39).astype(int)
-    for kernel in KERNELS: assert (summary(torch.from_numpy(x), bins, kernel).hist.numpy() == np.bincount(k, minlength=40)).all()
+    for kernel in KERNELS:
+        assert (summary(torch.from_numpy(x), bins, kernel).hist.numpy() == np.bincount(k, minlength=40)).all()
 
 values = st.lists(st.floats(width=32, allow_nan=True, allow_infinity=True), max_size=40)
 tidy = settings(max_examples=60, deadline=None)
@@ -164,4 +171,5 @@ def test_quantiles_are_right_to_the_width_of_a_bin(a, q):
     assert min(a) <= got <= max(a)
 
 def test_different_bins_do_not_merge():
-    with pytest.raises(ValueError, match='different bins'): Summary.empty(bins=BINS).merge(Summary.empty(bins=Bins.linear(80, eps=.1)))
+    with pytest.raises(ValueError, match='different bins'):
+        Summary.empty(bins=BINS).merge(Summary.empty(bins=Bins.linear(80, eps=.1)))

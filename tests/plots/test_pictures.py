@@ -1,6 +1,7 @@
-"""Pictures do not change unseen: each is compared with one that was looked at, and what is drawn with what was recorded.
+"""Pictures do not change unseen: each is compared with one that was looked at, and what is drawn with the record.
 
-After a change that is wanted: `ACTSTATS_BASELINE=1 pytest tests/test_pictures.py`, and look at `tests/baseline/`."""
+After a change that is wanted: `ACTSTATS_BASELINE=1 pytest tests/plots/test_pictures.py`, and look at
+`tests/plots/baseline/`."""
 import os
 import re
 from pathlib import Path
@@ -13,19 +14,22 @@ import torch
 from matplotlib.testing.compare import compare_images
 from PIL import Image
 
-from fastai_actstats.plots import distributions as pictures
 from fastai_actstats.all import Bins, Record, compare
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.plots import distributions as pictures
 
 BASELINE = Path(__file__).parent/'baseline'
 
-def run(layers=('0.0', '0.2', '1.0'), steps=60, bins=Bins(40, -6, 6), grows=1., epoch=15, capacity=2000, n=300):
+BINS = Bins(40, -6, 6)
+
+def run(layers=('0.0', '0.2', '1.0'), steps=60, bins=BINS, grows=1., epoch=15, capacity=2000, n=300):
     ring, rng = Ring(capacity, len(layers), bins), np.random.default_rng(0)
     for step in range(steps):
         x = rng.normal(size=(len(layers), n))*(1 + grows*step/steps*np.arange(len(layers))[:, None])
         x[1::3] = np.maximum(x[1::3], 0)
-        ring.push(torch.stack([Summary.of(torch.from_numpy(v), bins).rows for v in x]), step, epoch=step//epoch, fit=step//(2*epoch))
+        ring.push(torch.stack([Summary.of(torch.from_numpy(v), bins).rows for v in x]), step, epoch=step//epoch,
+                  fit=step//(2*epoch))
     info = {name: dict(type=('Conv2d', 'ReLU', 'Linear')[i % 3], shape=(8, 4)) for i, name in enumerate(layers)}
     return Record(*ring.read(), list(layers), bins, info=info)
 
@@ -58,7 +62,8 @@ def differs(file, tmp_path):
     old = BASELINE/file.name
     if not old.exists(): return f"{old} is missing"
     drawn, made = (re.match(r'Matplotlib version(\d+\.\d+)', Image.open(f).text['Software'])[1] for f in (file, old))
-    if drawn != made: pytest.skip(f"drawn with matplotlib {drawn}, to be compared with {made}: letters have other sizes there")
+    if drawn != made:
+        pytest.skip(f"drawn with matplotlib {drawn}, to be compared with {made}: letters have other sizes there")
     expected = tmp_path/f'expected-{file.name}'
     expected.write_bytes(old.read_bytes())
     return compare_images(str(expected), str(file), tol=2)
@@ -99,7 +104,8 @@ def test_ridge_draws_the_shares_of_each_epoch(rec):
     fig = rec.ridge('0.2')
     curves = [p.get_data().values for p in fig.axes[0].patches if p.get_fill()]
     height = np.sqrt(data.to_numpy())
-    for row, curve in enumerate(curves): np.testing.assert_allclose(curve + row, height[row]/height.max()*1.5, atol=1e-12)
+    for row, curve in enumerate(curves):
+        np.testing.assert_allclose(curve + row, height[row]/height.max()*1.5, atol=1e-12)
     one_epoch = pictures.ridge_data(run(epoch=999), 0, most=5)
     assert one_epoch.index.tolist() == [f'step {s}' for s in (0, 12, 24, 36, 48)]
     many = pictures.ridge_data(run(epoch=2), 0)
@@ -114,7 +120,8 @@ def test_first_last_draws_the_first_epoch_and_the_last(rec):
 
 def test_axes_can_be_given_and_steps_chosen(rec):
     fig, axs = plt.subplots(1, 3)
-    assert rec.heatmap(ax=axs[0], steps=(10, 19)) is axs[0] and rec.ridge(ax=axs[1]) is axs[1] and rec.first_last(ax=axs[2]) is axs[2]
+    assert rec.heatmap(ax=axs[0], steps=(10, 19)) is axs[0] and rec.ridge(ax=axs[1]) is axs[1]
+    assert rec.first_last(ax=axs[2]) is axs[2]
     assert axs[0].collections[0].get_array().size == 30
 
 def test_what_never_ran_or_never_was_is_drawn_too():
@@ -122,8 +129,10 @@ def test_what_never_ran_or_never_was_is_drawn_too():
     rows = rec.summary.rows.clone()
     rows[5:, 1] = Summary.empty(bins=rec.bins).rows
     gone = rec.like(rows, rec.columns)
-    for fig in (gone.heatmap(), gone.ridge('0.2'), gone.first_last(), rec._part([0]).heatmap(), rec._part([0]).ridge(0)): fig.canvas.draw()
-    empty = rec._part(slice(0, 0))
+    for fig in (gone.heatmap(), gone.ridge('0.2'), gone.first_last(), rec.part([0]).heatmap(),
+                rec.part([0]).ridge(0)):
+        fig.canvas.draw()
+    empty = rec.part(slice(0, 0))
     for picture in (empty.heatmap, empty.ridge, empty.first_last):
         with pytest.raises(ValueError, match='nothing to draw'): picture()
 
