@@ -30,8 +30,8 @@ def run_record(
     for holder in ('act_stats', 'record'):  # of a learner, of a callback: this folder knows neither class
         if not isinstance(rec, Record): rec = getattr(rec, holder, rec)
     if not isinstance(rec, Record):
-        raise TypeError(f"{type(run).__name__} is no run: give a Record, a callback that records, a learner with ActStats, "
-                        "or a file")
+        raise TypeError(f"{type(run).__name__} is no run: give a Record, a callback that records, a learner with "
+                        "ActStats, or a file")
     if not len(rec) or not rec.layers: raise ValueError(f"nothing to compare: {rec!r}")
     return rec.main_phase
 
@@ -84,7 +84,7 @@ def _pairs(a, b):
 
 def match_layers(
     runs:dict[str, Record], # Name → record
-    layers=None # None, dict from layers of the first run to those of the others, or function from a name to what is common
+    layers=None # None, dict from layers of the first run to the others', or function from a name to what is common
 ) -> dict[str, list[str]]: # Name of the run → its layers, those at the same place answer each other
     "Which layers of the runs answer each other"
     if callable(layers): matched = _by_key(runs, layers)
