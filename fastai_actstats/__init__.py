@@ -3,12 +3,16 @@
 Modules:
 
 - `fastai_actstats.all`: Everything public: `from fastai_actstats.all import *`
+- `fastai_actstats.analysis.activations`: The rules that read activations
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
-- `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
+- `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, and the rule that reads it
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
+- `fastai_actstats.analysis.gradients`: The rules that read gradients
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
+- `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
+- `fastai_actstats.callbacks.diagnose`: Everything that a learner's callbacks recorded, judged together
 - `fastai_actstats.callbacks.distributed`: Several processes train together: one record of them all
 - `fastai_actstats.callbacks.exchange`: What several processes hold, brought together through a store and with collectives of their own
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers

@@ -39,6 +39,7 @@ from .features.pages import save_feature_maps
 from .features.pictures import show_feature_maps
 from .features.sampling import sample_activations
 from .kernels.bins import Bins
+from .plots import comparison  # noqa: F401, gives comparisons their pictures
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Record', 'Report',
          'Sample', 'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'UnitRecord', 'WandbStats', 'WeightStats',

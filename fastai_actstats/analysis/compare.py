@@ -13,7 +13,7 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from .align import as_record, common_bins, common_steps, match_layers, rebin
+from .align import common_bins, common_steps, match_layers, rebin, run_record
 from ..core.layers import first_names
 from ..core.record import STATS, Record
 
@@ -150,4 +150,4 @@ def compare(
 ) -> Comparison:
     "Lay runs beside each other; the first is what the others are measured against"
     every = {**(runs or {}), **named}
-    return Comparison({str(name): as_record(run) for name, run in every.items()}, layers)
+    return Comparison({str(name): run_record(run) for name, run in every.items()}, layers)

@@ -13,8 +13,7 @@ import math
 import numpy as np
 import torch
 
-from ..analysis.channels import UnitRecord
-from ..analysis.unit_ranks import flat, unflat
+from ..analysis.channels import UnitRecord, layers_as_units, units_as_layers
 from .base import StatsCallback
 from .compat import aside
 from .hooks import Tap, call_names
@@ -232,7 +231,7 @@ class DeadUnits(StatsCallback):
 
     def merge_ranks(self, at=None):
         "Merge what the processes that train together counted so far: to be called on all of them, as happens when a fit ends"
-        self.ranks.merge(self.name, lambda: flat(self.recorder.record), self.recorder.version, unflat, at)
+        self.ranks.merge(self.name, lambda: units_as_layers(self.recorder.record), self.recorder.version, layers_as_units, at)
 
     @property
     def record(self) -> UnitRecord:

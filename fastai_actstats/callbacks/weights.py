@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn.parameter import is_lazy
 
-from ..analysis.troubles import update_ratio
+from ..analysis.weights import update_ratio
 from .base import StatsCallback
 from .distributed import world
 from ..core.accumulator import Recorder

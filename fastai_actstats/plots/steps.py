@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import PercentFormatter
 
-from ..analysis.troubles import update_ratio
+from ..analysis.weights import update_ratio
 from ..core.layers import first_names
 from ..core.record import STATS, Record
 from fastai_actstats.plots.axes import (
