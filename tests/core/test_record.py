@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from fastai_actstats.all import ActStats, Record
+from fastai_actstats.core.columns import COLUMN, join
+from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.kernels.eager import MEAN, merge
+
+BINS = Bins.linear(8, (-4, 4))
 
 
 def test_columns(rec):
@@ -66,3 +71,32 @@ def test_an_empty_record_has_nothing_to_draw():
     assert len(empty.to_df()) == 0
     for draw in (empty.color_dim, empty.plot_stats):
         with pytest.raises(ValueError, match='nothing to draw.*nothing recorded'): draw()
+
+def both_phases():
+    "Three training columns and one of validation, two layers, of which one type is known"
+    columns = np.zeros(4, COLUMN)
+    columns['first'] = columns['last'] = [0, 1, 2, 2]
+    columns['valid'], columns['steps'] = [False, False, False, True], 1
+    rows = torch.stack([Summary.of(torch.full((5,), float(i)), BINS).rows.expand(2, -1) for i in range(4)])
+    return Record(rows, columns, ['a', 'b'], BINS, info={'a': dict(type='Linear')})
+
+def test_the_main_phase_is_training_where_there_is_any():
+    rec = both_phases()
+    assert rec.main_phase.mean[:, 0].tolist() == [0, 1, 2] and rec.train.main_phase.mean[:, 0].tolist() == [0, 1, 2]
+    assert rec.valid.main_phase.mean[:, 0].tolist() == [3] and len(rec.part([]).main_phase) == 0
+    assert rec.types == {'a': 'Linear', 'b': ''} and rec['b'].types == {'b': ''}
+
+def test_statistics_are_computed_once_and_cannot_be_written_into():
+    rec = both_phases()
+    for name in ('mean', 'std', 'min', 'max', 'near_zero', 'count', 'nonfinite', 'underflow', 'overflow'):
+        values = getattr(rec, name)
+        assert values is getattr(rec, name)
+        with pytest.raises(ValueError, match='read-only'): values[0] = 0
+    assert rec.replace(rows=rec.rows.flip(0)).mean[0, 0] == 3, "another record has its own"
+
+def test_neighbours_joined_are_what_joined_in_them():
+    c = both_phases().columns
+    c['epoch'], c['last_epoch'], c['fit'] = [0, 0, 1, 1], [0, 1, 1, 1], 0
+    two = join(c, np.array([0, 2]))
+    assert two.tolist() == [(0, 1, 0, 1, 0, 0, False, 2), (2, 2, 1, 1, 0, 0, False, 2)]
+    assert join(c, np.array([0, 3]))['valid'].tolist() == [False, True]
