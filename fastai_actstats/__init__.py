@@ -36,18 +36,25 @@ Modules:
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
+- `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units
 - `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards
 - `fastai_actstats.features.filters`: The kernels of a convolution, before and after training
 - `fastai_actstats.features.inputs`: From what a user has at hand to what the model takes
 - `fastai_actstats.features.maps`: The table of a model's layers, and their maps, one layer at a time
 - `fastai_actstats.features.pages`: Every map of a network on disk, with a page to open in a browser
 - `fastai_actstats.features.pictures`: Pictures of feature maps
+- `fastai_actstats.features.run`: Running a trained model once on an input of any kind, with hooks, and leaving no trace of it
+- `fastai_actstats.features.sampling`: Samples of activations from a trained model
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens if that fails
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
+- `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
+- `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
+- `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.live`: The picture that is drawn while a network trains
 - `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
 
 __version__ = "0.0.1"

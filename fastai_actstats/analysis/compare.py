@@ -106,7 +106,8 @@ class Comparison:
             away = np.pad((far >= apart).to_numpy(), ((0, stay - 1), (0, 0)), 'edge')
             kept = np.lib.stride_tricks.sliding_window_view(away, stay, 0).all(-1)
             begins = far.index[kept.argmax(0)]
-            res[run] = {n: int(step) if parted else None for n, step, parted in zip(self.layers, begins, kept.any(0))}
+            parted = np.any(kept, axis=0)
+            res[run] = {n: int(step) if so else None for n, step, so in zip(self.layers, begins, parted)}
         return res
 
     def table(self) -> pd.DataFrame: # One row per run and layer, those without a counterpart too
@@ -123,12 +124,13 @@ class Comparison:
             jumps = pd.DataFrame(np.log(rec.std + 1e-12)).diff().abs().max()
             for i, layer in enumerate(rec.layers):
                 at = self.names[run].index(layer) if layer in self.names[run] else None
-                matched = bool(far) and at is not None
                 row = {'run': run, 'layer': layer, 'type': types[layer]}
                 for stat in STATS: row |= {f'{stat} {when}': getattr(part, stat)[0, i] for when, part in parts.items()}
                 row['std jumps'] = jumps[i]
-                row |= {f'distance {when}': far[when][at] if matched else np.nan for when in parts}
-                row['apart since'] = since[run][self.layers[at]] if matched else None
+                row |= {f'distance {when}': np.nan for when in parts} | {'apart since': None}
+                if far and at is not None:
+                    row |= {f'distance {when}': far[when][at] for when in parts}
+                    row['apart since'] = since[run][self.layers[at]]
                 rows.append(row)
         res = pd.DataFrame(rows)
         res['apart since'] = res['apart since'].astype('Int64')
