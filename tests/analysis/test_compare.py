@@ -247,6 +247,7 @@ def test_pictures_share_axes_and_colours():
     drawn = heat.axes[0].collections[0].get_array().reshape(2, 25)
     np.testing.assert_allclose(drawn.T, both.distances('w1')['b'])
 
+@pytest.mark.slow
 def test_many_layers_and_a_long_run():
     values = noise(40, 28, 20)
     many = compare(a=run(values), b=run(values))

@@ -151,6 +151,7 @@ def do(what, learn, cbs, count):
         if isinstance(cb, (TensorBoardStats, WandbStats)):
             assert cb.logged['activations'] == learn.act_stats.record.steps[-1, 1]
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:numpy.core is deprecated')  # as fastai loads the weights it saved
 @pytest.mark.parametrize('name', WATCHERS)
 def test_whatever_is_done_first(name, tmp_path, monkeypatch):
@@ -159,6 +160,7 @@ def test_whatever_is_done_first(name, tmp_path, monkeypatch):
         for what in (first, 'on', 'fit'): do(what, learn, cbs, count)
         assert count.epochs >= 1
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:numpy.core is deprecated')
 @pytest.mark.parametrize('names', [list(WATCHERS)[:5], list(WATCHERS)[5:]],
                          ids=['those that record', 'those that show and keep'])
@@ -383,6 +385,7 @@ def test_nothing_found_is_said_of_what_was_looked_at_only(tmp_path):
 
 # read in another thread
 
+@pytest.mark.slow
 def test_reading_in_another_thread_loses_nothing(tmp_path, record_row):
     """A reader thread against fits: every value is there, and each record that was read is whole.
 
@@ -426,6 +429,7 @@ def test_reading_in_another_thread_loses_nothing(tmp_path, record_row):
     assert all(units.record.seen[n].sum() == steps*BATCH for n in units.record.layers)
     record_row('training', 'records read in another thread', 'yes, no value lost', '-', '-')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', [ActStats, DeadUnits])
 def test_ctrl_c_leaves_no_lock_held(kind, tmp_path):
     "Interrupts at any time of a fit, then a read in another thread"

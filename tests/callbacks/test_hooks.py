@@ -87,6 +87,7 @@ class Taught(nn.Module):
         self.a, self.b = nn.Linear(20, 20), nn.Linear(20, 20)
     def forward(self, x): return self.b(torch.relu(self.a(x)))
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:.*torch.jit', 'ignore:.*deprecat')
 @pytest.mark.parametrize('make', [lambda m: torch.jit.script(m), lambda m: torch.jit.trace(m, torch.randn(64, 20))],
                          ids=['scripted', 'traced'])
@@ -125,6 +126,7 @@ EVENTS = ('before_epoch before_train before_batch after_pred after_backward afte
 def nothing_left(learn):
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('event,order', [('before_epoch', -30), ('before_batch', -30), ('after_backward', -30),
                                          ('after_batch', -30), ('after_train', 70), ('after_epoch', -30),
                                          ('before_batch', 70), ('after_backward', 70)])
@@ -162,6 +164,7 @@ class Journal(StatsLogger):
     def scalars(self, values, step): self.steps.append(step)
     def histogram(self, *args): pass
 
+@pytest.mark.slow
 @pytest.mark.parametrize('event', ['before_epoch', 'before_batch', 'after_batch', 'before_validate', 'after_epoch'])
 def test_callbacks_added_in_the_middle_of_a_fit(event, learner, settings, tmp_path, record_row):
     cbs = [ActStats(), GradStats(), WeightStats(), DeadUnits(), ActSample(), LiveStats(tmp_path/'live.png', every=99),

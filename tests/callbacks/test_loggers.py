@@ -128,6 +128,7 @@ def test_wandb_beside_fastais_callback(learner, wandb_run):
 def test_wandb_wants_a_run(learner):
     with pytest.raises(ValueError, match='call wandb.init'): learner([ActStats(), WandbStats()]).fit(1)
 
+@pytest.mark.slow
 def test_everything_together_changes_no_bit_of_training(learner, tmp_path):
     from fastai_actstats.all import LiveStats, StopOnTrouble
     def weights(cbs):

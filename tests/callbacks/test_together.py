@@ -76,6 +76,7 @@ def test_lr_find_and_evaluations_leave_records_alone(learner, settings):
     learn.fit(1, settings.lr)
     assert all(cb.record.steps[-1, 1] == 27 and cb.record.fits[-1] == 1 for cb in watching(learn)), "one time line"
 
+@pytest.mark.slow
 @pytest.mark.parametrize('event,error', [('after_pred', RuntimeError), ('after_backward', KeyboardInterrupt),
                                          ('before_step', CancelFitException), ('before_step', RuntimeError),
                                          ('after_step', KeyboardInterrupt), ('after_batch', CancelFitException)])

@@ -165,6 +165,7 @@ def pictures():
         warnings.simplefilter('ignore')
         return block.dataloaders(list(range(len(images))), bs=16, num_workers=0, device='cpu')
 
+@pytest.mark.slow
 def test_show_results_summary_and_predict_leave_the_record(pictures):
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')

@@ -93,6 +93,7 @@ def test_nor_does_one_that_fails(learner, tmp_path, monkeypatch):
         except ValueError as e: assert "'5' (Flatten): none left" in str(e)
         assert state(learn.model) == before
 
+@pytest.mark.slow
 def test_training_goes_on_as_if_nobody_had_looked(learner, tmp_path):
     def weights(looking):
         learn = learner(cbs=ActSample(n=50, every_epoch=True) if looking else None)
@@ -104,6 +105,7 @@ def test_training_goes_on_as_if_nobody_had_looked(learner, tmp_path):
     (a, after_a), (b, after_b) = weights(False), weights(True)
     assert all(torch.equal(p, q) for p, q in zip(a, b)) and after_a == after_b
 
+@pytest.mark.slow
 def test_compiled_and_wrapped_models_are_looked_into(settings):
     set_seed(settings.seed)
     model, x = reference_cnn(), torch.randn(1, 1, 28, 28)

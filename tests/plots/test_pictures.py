@@ -136,6 +136,7 @@ def test_what_never_ran_or_never_was_is_drawn_too():
     for picture in (empty.heatmap, empty.ridge, empty.first_last):
         with pytest.raises(ValueError, match='nothing to draw'): picture()
 
+@pytest.mark.slow
 def test_a_hundred_layers_and_fifty_thousand_steps():
     deep = run([f'blocks.{i}.attn' for i in range(100)], steps=8, n=20)
     long = run(steps=200, capacity=64)
