@@ -50,7 +50,7 @@ def only_in_fits(cls):
     return cls
 
 def default_store(dist):
-    "The store through which the processes that train together found each other; `dist` is `torch.distributed` (2.14)"
+    "The store by which processes that train together found each other; `dist` is `torch.distributed` (2.14)"
     return dist.distributed_c10d._get_default_store()
 
 def wandb_step(callback) -> int:
