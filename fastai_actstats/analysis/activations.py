@@ -46,7 +46,7 @@ def masked(rec:Record) -> np.ndarray: # bool [T, L]
     following = np.minimum(first + 1, len(rec) - 1)
 
     same = bad & (share[first, layers] < 1) & np.isclose(share, share[first, layers], rtol=1e-9, atol=0)
-    harmed:np.ndarray = (bad & ~same).any(1)  # in a column, any layer
+    harmed = (bad & ~same).sum(1) > 0  # in a column, any layer
     stayed = (same | ~ran)[following, layers]
     return same & ~harmed[first] & stayed
 
