@@ -17,7 +17,7 @@ from fastai_actstats.all import ActStats
 from fastai_actstats.kernels.bins import Bins
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.kernels import cpu
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.callbacks.hooks import Tap
 
 TIMES = 1000  # that a loop goes over its slice
@@ -52,7 +52,7 @@ def kernel(rounds):
 
 def step(rounds):
     parts = {name: [] for name in ('step', 'hooks', 'kernel', 'commit')}
-    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Recorder, 'close', 'commit')): timed(owner, name, parts[part])
+    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Accumulator, 'end_batch', 'commit')): timed(owner, name, parts[part])
     class Step(ActStats):
         def before_batch(self):
             super().before_batch()

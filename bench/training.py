@@ -24,7 +24,7 @@ from torch import nn
 from fastai_actstats.all import ActStats
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.core.layers import choose
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.callbacks.hooks import Tap
 
 GPU = torch.cuda.is_available()
@@ -92,7 +92,7 @@ class OneRead(Callback):
 WATCHERS = {'plain': lambda: [], 'ours': lambda: [ActStats()], 'fastai': lambda: [ActivationStats(with_hist=True)], 'sum': lambda: [OneRead()]}
 OTHERS = {name: lambda cb=cb: [cb()] for name, cb in (('neural_observatory', NeuralObservatory), ('torchinstruments', TorchInstruments)) if find_spec(name)}
 
-INSIDE = {'ours': [(Tap, '__call__'), (Recorder, 'open'), (Recorder, 'close')], 'fastai': [(Hook, 'hook_fn'), (ActivationStats, 'after_batch')],
+INSIDE = {'ours': [(Tap, '__call__'), (Accumulator, 'begin_batch'), (Accumulator, 'end_batch')], 'fastai': [(Hook, 'hook_fn'), (ActivationStats, 'after_batch')],
           'sum': [(OneRead, 'read')]}  # what a watcher does in a step
 SPENT = [0.]
 for owner, name in sum(INSIDE.values(), []): timed(owner, name, SPENT)

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from fastai_actstats.kernels.bins import Bins
-from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
+from fastai_actstats.callbacks.channels import UnitAccumulator, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.core.samples import SampleTap
 from fastai_actstats.core.samples import Reservoir
 from fastai_actstats.callbacks.hooks import Tap
@@ -161,8 +161,8 @@ class Any(nn.Module):
 
 def watched(kernel):
     "A layer with a hook of each kind, and what takes a batch to its end"
-    layer, recorders = Any(), [Recorder(Bins(8)), Recorder(Bins(8)), UnitRecorder()]
-    for rec in recorders: rec.prepare(['a'], torch.device('cpu'))
+    layer, recorders = Any(), [Accumulator(Bins(8)), Accumulator(Bins(8)), UnitAccumulator()]
+    for rec in recorders: rec.add_layers(['a'], torch.device('cpu'))
     reservoir = Reservoir(5)
     for tap in (Tap(recorders[0], 'a', kernel=kernel), GradTap(recorders[1], 'a', kernel=kernel),
                 UnitTap(recorders[2], 'a', 'relu', lambda shape: -1), SampleTap(lambda: reservoir, 'a', 'mean', None, None)):
@@ -170,11 +170,11 @@ def watched(kernel):
     def batch(x):
         layer.__dict__['gives'] = x  # nn.Module would look at it
         reservoir.begin(4)
-        for rec in recorders: rec.open(True)
+        for rec in recorders: rec.begin_batch(True)
         assert layer(torch.zeros(1)) is x
         for rec in recorders:
-            rec.stepped = True
-            rec.close((0, 0))
+            rec.batch.step_done()
+            rec.end_batch((0, 0))
     return batch
 
 def one(seed):

@@ -12,7 +12,7 @@ import warnings
 from fastai.basics import CancelFitException
 
 from ..analysis.report import Report, chosen_rules, examine
-from .compat import aside
+from .compat import evaluating
 from .distributed import peers, world
 from .observer import Recording
 from .visitor import Visitor
@@ -64,7 +64,7 @@ class StopOnTrouble(Visitor):
         self.reason, self.steps, self.failed, self.alone = None, 0, False, False
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         if not watching(self.learn): raise ValueError(NOTHING)
         self.reason, self.steps, self.looks, self.failed, self.alone = None, 0, 0, False, False
         self._end_with_all()
@@ -99,7 +99,7 @@ class StopOnTrouble(Visitor):
 
     def look(self):
         "End the fit if there is a reason to"
-        if self.reason or self.alone or aside(self.learn): return
+        if self.reason or self.alone or evaluating(self.learn): return
         found = self._find()
         if not self._anywhere(found): return
         self.reason = found

@@ -129,6 +129,7 @@ class Ranks:
     ):
         if mode not in MODES: raise ValueError(f"ranks={mode!r} must be one of {MODES}")
         self.mode, self.peers, self.fit = mode, None, 0
+        self._merged_at = None  # fit and epoch
         self.reset()
 
     def reset(self): self.version, self.merged, self.several, self.missing, self.meetings, self._said = None, None, {}, False, 0, set()
@@ -136,6 +137,14 @@ class Ranks:
     def begin(self, peers:Peers|None):
         "A fit begins"
         self.peers, self.fit, self.missing, self.meetings, self._said = peers, self.fit + 1, False, 0, set()
+
+    def due(self,
+        epoch:int, last:bool=False # Does the fit end with it?
+    ) -> bool: # Once an epoch; as the fit ends once more if a rank was missing
+        at = self.fit, epoch
+        res = at != self._merged_at or (last and self.missing)
+        self._merged_at = at
+        return res
 
     def meet(self,
         name:str, # Of the callback

@@ -10,64 +10,55 @@ in other backward passes, as that of a gradient penalty, is not taken."""
 # %% ../../nbs/callbacks/05_gradients.ipynb #imports
 from __future__ import annotations
 
-import math
 from collections import deque
 from functools import partial
 
 import torch
-from fastai.basics import Learner
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from .base import LayerStats
-from .compat import transformed
+from .base import HookStats
+from .compat import current_node, current_pass, divisors, loss_scale, outside_graphs, own_loop, plain_tensors, transformed
+from .compat import will_run
 from .hooks import Tap
-from ..core.accumulator import Recorder
+from ..core.accumulator import Accumulator
 from ..kernels.bins import Bins
 
 # %% auto #0
-__all__ = ['averaged', 'LossPass', 'GradTap', 'GradStats']
+__all__ = ['averaged', 'LossPass', 'reaches_a_leaf', 'GradTap', 'GradStats']
 
 # %% ../../nbs/callbacks/05_gradients.ipynb #averaged
 def averaged(
     model:nn.Module # Wrapped as it is trained
 ) -> float: # 1 where nothing is averaged
     "Over how many ranks gradients are averaged, whichever part of the model is wrapped for it"
-    return max((n for m in model.modules() for n in _divisors(m)), default=1)
-
-def _divisors(module):
-    if isinstance(module, DistributedDataParallel): yield module.process_group.size()
-    elif hasattr(module, '_gradient_postdivide_factor'):  # `FullyShardedDataParallel`
-        yield module._gradient_predivide_factor*module._gradient_postdivide_factor
-    elif hasattr(module, '_get_fsdp_state'):  # `fully_shard`
-        state = module._get_fsdp_state()
-        for group in getattr(state, '_fsdp_param_groups', None) or [state._fsdp_param_group]:
-            if group is None: continue
-            over = (getattr(group.mesh_info, f'{kind}_mesh_size', 1) for kind in ('shard', 'replicate'))
-            yield getattr(group, 'gradient_divide_factor', None) or math.prod(over)
+    return max((n for m in model.modules() for n in divisors(m)), default=1)
 
 # %% ../../nbs/callbacks/05_gradients.ipynb #loss-pass
 class LossPass:
     "Tells the backward pass of the loss, which adds to the gradients of parameters, from those of `torch.autograd.grad`"
-    def __init__(self): self.close()
-    def open(self): self.on, self.known = True, {}  # the loss's backward pass comes next
-    def close(self): self.on, self.known = False, {}
+    def __init__(self): self.end()
+
+    def begin(self):
+        "The loss's backward pass comes next"
+        self.under_way, self.known = True, {}
+
+    def end(self): self.under_way, self.known = False, {}
 
     def __call__(self) -> bool:
         "Is it the loss's pass that runs now? To be asked in a hook; looked up once a pass"
-        if not self.on: return False
-        now = torch._C._current_graph_task_id()
-        if now not in self.known: self.known[now] = _reaches_a_leaf(torch._C._current_autograd_node())
+        if not self.under_way: return False
+        now = current_pass()
+        if now not in self.known: self.known[now] = reaches_a_leaf(current_node())
         return self.known[now]
 
-def _reaches_a_leaf(node):
+def reaches_a_leaf(node) -> bool:
     "Does the pass that runs add to the `grad` of the leaf that is nearest? All of `backward()` do, those of `autograd.grad` never"
     todo, seen = deque([node]), set()
     while todo:
         node = todo.popleft()
         if node is None or node in seen: continue
         if node.name().endswith('AccumulateGrad'):
-            try: return torch._C._will_engine_execute_node(node)
+            try: return will_run(node)
             except RuntimeError: return False  # it is what `autograd.grad` was asked for
         seen.add(node)
         todo.extend(n for n, _ in node.next_functions)
@@ -77,33 +68,37 @@ def _reaches_a_leaf(node):
 class GradTap(Tap):
     "Forward hook of one layer: folds the gradient that will arrive at its output"
     def __init__(self,
-        recorder:Recorder, # Owner of the row
+        accumulator:Accumulator, # Owner of the row
         name:str, # Of the layer
         pick=None, # output -> tensor; None: the first floating-point tensor in it
         kernel:str='auto', # See `kernels.dispatch.fold`
         scale=lambda: None, # () -> by how much gradients are too large: a number, a tensor on their device, or None
-        calls:int=1, # See `watch.Tap`
+        calls:int=1, # See `Tap`
         counts=lambda: True # See `LossPass`
     ):
-        super().__init__(recorder, name, pick, kernel, calls)
-        self.scale, self.counts, self.handles = scale, counts, []
+        super().__init__(accumulator, name, pick, kernel, calls)
+        self.scale, self.counts = scale, counts
+        self.handles = []  # of hooks on tensors that outlive the batch
 
-    @torch.compiler.disable  # a hook on a tensor cannot be part of a graph, which breaks at this layer
     def __call__(self, module, args, output):
-        if not self.recorder.on or self.failed or transformed(): return  # a checkpointed layer has a gradient only when it runs again
+        if torch.compiler.is_compiling(): return self.trace(module, args, output)
+        acc = self.accumulator
+        if not acc.recording or self.name in acc.left_out or transformed(): return  # a layer that is run again has its gradient then
         try:
-            with torch._C.DisableTorchFunctionSubclass(): self.see(module, output)
+            with plain_tensors(): self.see(module, output)
         except Exception as e: self.leave_out(e)
+
+    trace = outside_graphs(__call__)  # a hook on a tensor cannot be part of a graph, which breaks at this layer
 
     def see(self, module, output):
         x = self.tensor(module, output)
         if not x.requires_grad: return
         handle = x.register_hook(partial(self.arrive, self.next_row()))
-        if x.is_leaf: self.handles.append(handle)  # it outlives the batch, so the hook must be taken off
+        if x.is_leaf: self.handles.append(handle)
 
     def arrive(self, row, grad):
         "The gradient is there; returns nothing, so that it stays as it is"
-        if grad is None or not self.recorder.on or self.failed: return
+        if grad is None or not self.accumulator.recording or self.failed: return
         try:
             if not self.counts(): return
             scale = self.scale()
@@ -115,7 +110,7 @@ class GradTap(Tap):
         while self.handles: self.handles.pop().remove()
 
 # %% ../../nbs/callbacks/05_gradients.ipynb #grad-stats
-class GradStats(LayerStats):
+class GradStats(HookStats):
     """Statistics and histograms of the gradients at the outputs of chosen layers, step by step, in fixed memory.
 
     fastai names it `learn.grad_stats`. Bins are symmetric logarithmic, an octave each, from 2^-40 to 2^8 on either side of zero;
@@ -127,7 +122,7 @@ class GradStats(LayerStats):
     what = 'gradients'
 
     def __init__(self,
-        layers=None, # None (modules with parameters of their own), type(s), glob(s) on the name, predicate `(name, module) -> bool`, modules
+        layers=None, # See `layers.choose`; None: modules with parameters of their own
         *,
         bins:int|Bins=Bins.symlog(), # A `Bins`, or a number of equal bins over `range`
         range:tuple[float, float]=(-1., 1.), # With a number of bins: lower edge of the first, upper edge of the last
@@ -136,21 +131,23 @@ class GradStats(LayerStats):
         capacity:int=1024, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        kernel:str='auto', # One of `kernels.dispatch.KERNELS`
+        kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
         ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
         name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, pick, kernel, calls, ranks, name)
+        accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, kept=(self.what,))
+        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name)
+        self.loss_pass = LossPass()
+        self._ranks, self._own_loop = 1, False  # over how many gradients are averaged; is the learner's loop its own?
+        self._scale = None  # of this backward pass, in a tuple as soon as it is known
 
-        self._loss_pass, self._scale, self._ranks, self._own_loop = LossPass(), None, 1, False
-
-    def tap(self, name):
-        return GradTap(self.recorder, name, self.pick, self.kernel, self.scale, self.calls, self._loss_pass)
+    def make_tap(self, name, module):
+        return GradTap(self.accumulator, name, self.pick, self.kernel, self.scale, self.calls, self.loss_pass)
 
     def taps(self):
         self._ranks = averaged(self.learn.model)
-        self._own_loop = any(getattr(type(self.learn), n) is not getattr(Learner, n) for n in ('_do_one_batch', '_do_grad_opt'))
+        self._own_loop = own_loop(self.learn)
         return super().taps()
 
     def scale(self):
@@ -159,34 +156,32 @@ class GradStats(LayerStats):
         return self._scale[0]
 
     def _find_scale(self):
-        loss = None
-        for owner in (self.learn, getattr(self.learn, 'accelerator', None)):
-            scaler = getattr(owner, 'scaler', None)
-            if scaler is not None and scaler.is_enabled(): loss = scaler._scale
-        return loss if self._ranks == 1 else self._ranks if loss is None else loss*self._ranks
+        loss = loss_scale(self.learn)
+        if self._ranks == 1: return loss
+        return self._ranks if loss is None else loss*self._ranks
 
     def before_batch(self):
         super().before_batch()
-        self._close()
-        if self._own_loop: self._loss_pass.open()
+        self._end_pass()
+        if self._own_loop: self.loss_pass.begin()
 
     def before_backward(self):
         self._scale = None
-        self._loss_pass.open()
+        self.loss_pass.begin()
 
     def after_backward(self):
         super().after_backward()
-        if not self._own_loop: self._loss_pass.close()
+        if not self._own_loop: self.loss_pass.end()
 
-    def _close(self):
-        self._loss_pass.close()
+    def _end_pass(self):
+        self.loss_pass.end()
         self._scale = None
-        for _, _, tap in self._taps.values(): tap.release()
+        for tap in self.kept_taps(): tap.release()
 
     def after_batch(self):
-        self._close()
+        self._end_pass()
         super().after_batch()
 
-    def rest(self):
-        self._close()
-        super().rest()
+    def leave_epoch(self):
+        self._end_pass()
+        super().leave_epoch()

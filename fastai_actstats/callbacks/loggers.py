@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from .compat import aside
+from .compat import evaluating
 from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all
 from .visitor import Visitor
@@ -55,17 +55,17 @@ class StatsLogger(Visitor):
         self.points, self.logged = points, {}
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         self.failed = False
         if is_rank0(): self.open()
 
     def after_epoch(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         merge_all(self.learn)
         self._try(self.log)
 
     def after_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         self._try(self.log)
         self._try(self.close)
 

@@ -12,7 +12,7 @@ import warnings
 
 from fastai.basics import Callback
 
-from .compat import aside
+from .compat import evaluating
 from .hooks import Watch
 from ..core.arguments import why
 
@@ -33,7 +33,7 @@ class Visitor(Callback):
         if event == 'before_fit': self.begun = True
         elif not self.begun and not (event == 'before_epoch' and self.begun is False and self._begin_late()): return
         super().__call__(event)
-        if event == 'after_fit' and self.learn is not None and not aside(self.learn): self.begun = False
+        if event == 'after_fit' and self.learn is not None and not evaluating(self.learn): self.begun = False
 
     def _begin_late(self) -> bool:
         try: self.before_fit()
@@ -64,4 +64,4 @@ class Gone(Callback):
     "Stands on a learner for a callback that went to another one, and says so if the learner is trained again"
     def __init__(self, whose): self.whose = whose
     def before_fit(self):
-        if not aside(self.learn): warnings.warn(f"{self.whose} was put on another learner, so it does not watch this fit", stacklevel=2)
+        if not evaluating(self.learn): warnings.warn(f"{self.whose} was put on another learner, so it does not watch this fit", stacklevel=2)

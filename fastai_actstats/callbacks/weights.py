@@ -16,8 +16,9 @@ from torch.nn.parameter import is_lazy
 
 from ..analysis.troubles import update_ratio
 from .base import StatsCallback
+from .compat import copied, local, sharded, to_change
 from .distributed import world
-from ..core.accumulator import Recorder
+from ..core.accumulator import Accumulator
 from ..core.layers import NothingToWatch, choose, named_layers, own_parameters, type_name
 from ..core.record import Record
 from ..kernels.bins import Bins
@@ -26,22 +27,14 @@ from ..kernels.eager import empty
 from ..plots.steps import plot_update_ratio
 
 # %% auto #0
-__all__ = ['KINDS', 'local', 'is_copy', 'WeightStats']
+__all__ = ['is_copy', 'WeightStats']
 
 # %% ../../nbs/callbacks/06_weights.ipynb #weight-stats
-KINDS = 'weights', 'weight gradients', 'updates'  # each parameter has a row of each, in this order
-
-def local(
-    x:torch.Tensor # A parameter or its gradient; of one that is sharded over ranks a `DTensor`
-) -> torch.Tensor: # Without what pads uneven shards
-    "The part of a tensor that this rank holds"
-    return x.to_local() if hasattr(x, 'placements') else x
-
 def is_copy(
     p:torch.Tensor # Parameter
 ) -> bool:
     "Does another rank hold the same values, which are to be counted once?"
-    if not hasattr(p, 'placements'): return world()[0] > 0
+    if not sharded(p): return world()[0] > 0
     return any(place.is_replicate() and at for place, at in zip(p.placements, p.device_mesh.get_coordinate()))
 
 class WeightStats(StatsCallback):
@@ -58,6 +51,7 @@ class WeightStats(StatsCallback):
     them twice."""
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
+    kept = 'weights', 'updates', 'weight gradients'  # each a record, in this order
 
     def __init__(self,
         layers=None, # None (all parameters), or layers as for `ActStats`, whose parameters are watched
@@ -68,14 +62,17 @@ class WeightStats(StatsCallback):
         every:int=1, # Record every so many training steps
         capacity:int=256, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
-        kernel:str='auto', # One of `kernels.dispatch.KERNELS`
+        kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
         check_kernel(kernel)
-        super().__init__(Recorder(Bins.linear(bins, range, eps), capacity, when_full, every), layers, name=name)
-        self.kernel, self._params, self._types, self._index, self._parts, self._lazy = kernel, {}, {}, {}, {}, {}
-        self._copies = []  # rows of what other ranks hold as well
-        self._before, self._told = None, False  # weights while a step is made; are this step's gradients folded?
+        super().__init__(Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, kept=self.kept), layers, name=name)
+        self.kernel = kernel
+        self._types, self._copies = {}, []  # name → type of its module; names of what other ranks hold as well
+        self._params, self._lazy = {}, {}  # name → parameter; those that have no shape yet
+        self._first_row = {}  # name → of its rows in the accumulator
+        self._before = None  # weights while a step is made
+        self._has_grads = False  # are this step's gradients folded?
 
     def chosen(self) -> dict:
         "Name → parameter, each tensor once"
@@ -94,109 +91,112 @@ class WeightStats(StatsCallback):
         return {n: p for n, _, p in sorted(res.values(), key=lambda o: order[id(o[2])])}
 
     def taps(self):
-        self._params = {n: p for n, p in self.chosen().items() if n in self._names} if self._names else {}
-        r = self.recorder
-        if self._params:
-            r.prepare([f'{n} {kind}' for n in self._params for kind in KINDS], next(iter(self._params.values())).device)
-            kernel_for(r.rows, self.kernel)  # loaded now, as a tap does
-            r.info.update({n: dict(type=self._types[n]) for n in self._params})
-        self._index = {n: i for i, n in enumerate(self._watched_names())}
-        self._copies = [f'{n} {kind}' for n, p in self._params.items() if is_copy(p) for kind in KINDS]
-        self._lazy, self._params = self._params, {}
-        self._meet()
+        "No hooks; the parameters are watched in fastai's events"
+        params = {n: p for n, p in self.chosen().items() if n in self.names} if self.names else {}
+        acc = self.accumulator
+        if params:
+            acc.add_layers(list(params), next(iter(params.values())).device)
+            kernel_for(acc.rows, self.kernel)  # loaded now, as a tap does
+            acc.info.update({n: dict(type=self._types[n]) for n in params})
+        self._first_row = {n: acc.index(n) for n in params}
+        self._copies = [n for n, p in params.items() if is_copy(p)]
+        self._params, self._lazy = {}, params
+        self._take_shaped()
         return []
 
-    def _watched_names(self): return [n.removesuffix(f' {KINDS[0]}') for n in self.recorder.names[::len(KINDS)]]
-
-    def _meet(self):
+    def _take_shaped(self):
         "Watch the parameters that have a shape by now: those of lazy modules get theirs in the first forward pass"
         for n, p in list(self._lazy.items()):
             if is_lazy(p): continue
             self._params[n] = self._lazy.pop(n)
-            self.recorder.info[n]['shape'] = tuple(p.shape)
+            self.accumulator.info[n]['shape'] = tuple(p.shape)
 
-    def _fold(self, kind, tensors):
+    def _fold(self, what, tensors):
         "`tensors`: name → tensor"
-        r, k = self.recorder, KINDS.index(kind)
-        r.dirty = True
-        rows = [len(KINDS)*self._index[n] + k for n in tensors]
-        fold_all(list(tensors.values()), rows, r.rows, r.bins, self.kernel)
+        acc, kind = self.accumulator, self.kept.index(what)
+        acc.filled = True
+        rows = [self._first_row[n] + kind for n in tensors]
+        fold_all(list(tensors.values()), rows, acc.rows, acc.bins, self.kernel)
 
-    def _watching(self, f):
+    def _watch(self, do):
         "Whatever goes wrong here must not end the training"
-        if not self.recorder.on: return
-        if self._lazy: self._meet()
+        if not self.accumulator.recording: return
+        if self._lazy: self._take_shaped()
         if not self._params: return
         try:
-            with torch.no_grad(): f()
+            with torch.no_grad(): do()
         except Exception as e:
             self._params, self._lazy, self._before = {}, {}, None
             warnings.warn(f"WeightStats records no more in this epoch: {e or type(e).__name__}", stacklevel=2)
 
-    def _tell(self):
-        "Gradients, before the step: some of fastai's optimisers add weight decay to them"
-        grads = {n: local(p.grad) for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided}
-        self._fold('weight gradients', grads)
-        self._told = True
+    def _fold_grads(self):
+        "Before the step: some of fastai's optimisers add weight decay to gradients"
+        dense = {n: p for n, p in self._params.items() if p.grad is not None and p.grad.layout is torch.strided}
+        self._fold('weight gradients', {n: local(p.grad) for n, p in dense.items()})
+        self._has_grads = True
 
-    def _copy(self):
-        self._tell()
+    def _begin_step(self):
+        self._fold_grads()
         moving = {n: local(p) for n, p in self._params.items() if p.grad is not None}
-        self._before = dict(zip(moving, torch._foreach_mul(list(moving.values()), 1.))) if moving else {}
+        self._before = dict(zip(moving, copied(list(moving.values()))))
 
-    def _compare(self):
-        params, before, self._before = {n: local(p) for n, p in self._params.items()}, self._before or {}, None
+    def _end_step(self):
+        params = {n: local(p) for n, p in self._params.items()}
+        before, self._before = self._before or {}, None
         self._fold('weights', {**params, **before})
-        if not self._told: self._tell()  # the step was skipped before it came to this callback
+        if not self._has_grads: self._fold_grads()  # the step was skipped before it came to this callback
         if not before: return
-        moved = list(before.values())
-        torch._foreach_sub_(moved, [params[n] for n in before])
-        torch._foreach_neg_(moved)
+        to_change(list(before.values()), [params[n] for n in before])
         self._fold('updates', before)
 
-    def before_step(self): self._watching(self._copy)
+    def before_step(self): self._watch(self._begin_step)
     def after_cancel_step(self): self._before = None
+
     def after_step(self):
         super().after_step()
-        self._watching(self._compare)
+        self._watch(self._end_step)
 
     def after_batch(self):
-        self._before, self._told = None, False
+        self._before, self._has_grads = None, False
         super().after_batch()
 
-    def rest(self):
-        self._params, self._lazy, self._before, self._told = {}, {}, None, False
-        super().rest()
+    def leave_epoch(self):
+        self._params, self._lazy = {}, {}
+        self._before, self._has_grads = None, False
+        super().leave_epoch()
 
+    # of several processes
     @property
-    def merges(self) -> bool: return any(hasattr(p, 'placements') for p in self.learn.model.parameters())  # are there shards?
+    def merges(self) -> bool: return any(map(sharded, self.learn.model.parameters()))  # are there shards?
 
     def merge_ranks(self, at=None):
         "Of parameters that are sharded over the ranks; every value is counted once"
-        if self.merges: self.ranks.meet(self.name, self._own, self.recorder.version, at=at)
+        if self.merges: self.ranks.meet(self.name, self._as_one, self.accumulator.version, self._as_three, at)
 
-    def _own(self):
-        rec = self.recorder.record
-        rows = rec.summary.rows.clone()
-        rows[:, [i for i, n in enumerate(rec.layers) if n in self._copies]] = empty(bins=rec.bins)
-        return rec.like(rows, rec.columns)
+    def _as_one(self):
+        "The three records as one, for ranks meet over one: layers `'0.weight (weights)'`, ...; blank where another rank has the same"
+        records = self.accumulator.records
+        rows = torch.stack([rec.summary.rows for rec in records], 2)
+        rows[:, [i for i, n in enumerate(records[0].layers) if n in self._copies]] = empty(bins=records[0].bins)
+        names = [f'{n} ({what})' for n in records[0].layers for what in self.kept]
+        return records[0].replace(rows=rows.flatten(1, 2), layers=names)
 
-    def _part(self, what):
-        all_three = self.ranks.record(self.recorder.record, self.recorder.version)
-        if self._parts.get('of') is not all_three: self._parts = {'of': all_three}
-        if what not in self._parts:
-            part = all_three[KINDS.index(what)::len(KINDS)]
-            self._parts[what] = part.replace(layers=self._watched_names(), what=what)
-        return self._parts[what]
+    def _as_three(self, rec):
+        n = len(self.kept)
+        def names(what): return [name.removesuffix(f' ({what})') for name in rec.layers[self.kept.index(what)::n]]
+        return [rec[i::n].replace(layers=names(what), what=what) for i, what in enumerate(self.kept)]
+
+    # what it recorded
+    @property
+    def records(self) -> list[Record]: # Weights, updates, gradients
+        return self.ranks.record(self.accumulator.records, self.accumulator.version)
 
     @property
-    def record(self) -> Record: return self._part('weights')  # before each step
+    def record(self) -> Record: return self.records[0]  # weights before each step
     @property
-    def grads(self) -> Record: return self._part('weight gradients')  # as the optimiser got them
+    def grads(self) -> Record: return self.records[2]  # as the optimiser got them
     @property
-    def updates(self) -> Record: return self._part('updates')  # weights after the step less those before
-    @property
-    def records(self) -> list: return [self.record, self.updates, self.grads]
+    def updates(self) -> Record: return self.records[1]  # weights after the step less those before
 
     def update_ratio(self) -> np.ndarray: # float64 [T, P], columns and parameters as in `record`
         "See the function `update_ratio`"

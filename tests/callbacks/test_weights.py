@@ -65,7 +65,7 @@ def test_accumulation_makes_one_update_a_step(learner, settings):
     learn = learner([WeightStats(), GradientAccumulation(2*settings.batch_size), save := Save()])
     learn.fit(1, settings.lr)
     stats = learn.weight_stats
-    assert len(stats.record) == 7 == len(save.grads) and stats.recorder.step == 7
+    assert len(stats.record) == 7 == len(save.grads) and stats.accumulator.step == 7
     i = stats.record.layers.index('2.0.weight')
     for step in range(7):
         np.testing.assert_allclose(stats.updates.std[step, i], (save.after[2*step + 1]['2.0.weight'] - save.before[2*step]['2.0.weight']).std(), rtol=1e-5)
@@ -80,7 +80,7 @@ def test_a_step_that_mixed_precision_skips_is_none(learner, settings):
     stats = learn.weight_stats
     made = (stats.updates.count > 0).all(1)
     same = [all(torch.equal(a[n], b[n]) for n in a if 'running' not in n) for a, b in zip(save.before, save.after)]
-    assert np.flatnonzero(~made).tolist() == [0, 4] and (made == ~np.array(same)).all() and len(stats.record) == 14 == stats.recorder.step
+    assert np.flatnonzero(~made).tolist() == [0, 4] and (made == ~np.array(same)).all() and len(stats.record) == 14 == stats.accumulator.step
     assert stats.grads.nonfinite[~made].any() and not stats.grads.nonfinite[made].any() and np.isnan(stats.update_ratio()[0]).all()
     total = np.sqrt(np.nansum((stats.grads.count - 1)*stats.grads.std**2 + stats.grads.count*stats.grads.mean**2, 1, where=stats.grads.count > 1)[made])
     assert (total <= .0101).all() and total.max() > .009, "gradients are those after clipping, unscaled"
