@@ -6,7 +6,9 @@ Modules:
 - `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
+- `fastai_actstats.callbacks.base`: What all observing callbacks share
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
+- `fastai_actstats.callbacks.compat`: All that is private to torch or fastai, one function each
 - `fastai_actstats.callbacks.distributed`: Several processes train together: one record of them all
 - `fastai_actstats.callbacks.exchange`: What several processes hold, brought together through a store and with collectives of their own
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
@@ -23,6 +25,7 @@ Modules:
 - `fastai_actstats.core.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
+- `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.features.filters`: The kernels of a convolution, before and after training
 - `fastai_actstats.features.pictures`: Pictures of feature maps

@@ -21,13 +21,13 @@ __all__ = ['ActStats']
 class ActStats(HookStats):
     """Statistics and histograms of the outputs of chosen layers, batch by batch, in fixed memory.
 
-    Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. All that its `record` offers it offers too: `report`,
-    `to_df`, `save`, ... `near_zero` is the fraction of finite values with `abs(x) <= eps` (fastai's `ActivationStats` counts
-    `x <= 0.05`, every negative value too).
+    Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. All that its `record` offers it offers too:
+    `report`, `to_df`, `save`, ... `near_zero` is the fraction of finite values with `abs(x) <= eps` (fastai's
+    `ActivationStats` counts `x <= 0.05`, every negative value too).
 
-    Where a module is hooked, torch takes `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid' validation
-    takes the way that training takes. In a model compiled by inductor with `nn.Dropout2d` and the like, random numbers fall
-    otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
+    Where a module is hooked, torch takes `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid'
+    validation takes the way that training takes. In a model compiled by inductor with `nn.Dropout2d` and the like,
+    random numbers fall otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
     def __init__(self,
         layers=None, # See `layers.choose`; None: modules with parameters of their own
         *,
@@ -39,7 +39,7 @@ class ActStats(HookStats):
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         phase:str='train', # 'train', 'valid' or 'both'; validation batches have columns of their own
         pick=None, # output -> tensor; None: the first floating-point tensor in it
-        calls:int=1, # Calls of a module in one forward pass to tell apart: `'relu'`, `'relu:2'` ...; the last takes the rest
+        calls:int=1, # Calls of a module in one forward pass that have records of their own: `'relu'`, `'relu:2'` ...
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         ranks:str='merge', # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
         name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already

@@ -35,13 +35,13 @@ __all__ = ['EpochTap', 'ActSample']
 
 # %% ../../nbs/callbacks/08_sample.ipynb #act-sample-class
 class EpochTap(SampleTap):
-    "A `SampleTap` in models that may be compiled: what is kept changes with every batch, so a graph breaks at this layer"
+    "A `SampleTap` at which compiled graphs break, for what is kept changes with every batch"
     __call__ = outside_graphs(SampleTap.__call__)
 
 class ActSample(Visitor, Observer):
     """Keeps a uniform sample of the validation set's activations, at the end of each epoch's validation.
 
-    `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows for each layer, whatever the set's size."""
+    `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows a layer, whatever the set's size."""
     order, holds, held = StatsCallback.order, 'sample', Sample
 
     def __init__(self,
@@ -83,7 +83,8 @@ class ActSample(Visitor, Observer):
         for n in names:
             module = modules[n]
             before, _ = self._kept.get(n, (None, None))
-            if before is not module: self._kept[n] = module, EpochTap(sampler, n, self.pool, self.channel_dim, made[module])
+            if before is module: continue
+            self._kept[n] = module, EpochTap(sampler, n, self.pool, self.channel_dim, made[module])
         return [self._kept[n] for n in names]
 
     def before_validate(self):
@@ -98,7 +99,8 @@ class ActSample(Visitor, Observer):
         try:
             if self.learn.yb: put_label(self.reservoir, '[target]', self.learn.yb[0])
             put_label(self.reservoir, '[prediction]', decoded(self.learn.loss_func, self.learn.pred))
-        except Exception as e: warnings.warn(f"targets and predictions are left out of the sample: {why(e)}", stacklevel=2)
+        except Exception as e:
+            warnings.warn(f"targets and predictions are left out of the sample: {why(e)}", stacklevel=2)
 
     def after_validate(self):
         r, self._done = self._done, None
