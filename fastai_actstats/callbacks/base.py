@@ -112,7 +112,7 @@ class StatsCallback(Visitor, Recording):
         if self.ranks.due(self.learn.epoch, last): self.merge_ranks('end' if last else f'epoch {self.learn.epoch}')
 
     def merge_ranks(self, at=None):
-        "Merge what the processes that train together recorded so far: to be called on all of them, as a fit's end does"
+        "Merge what the processes that train together recorded so far: to be called on all of them"
         if self.merges: self.ranks.meet(self.name, self.to_ranks, self.accumulator.version, self.from_ranks, at)
 
     def to_ranks(self) -> Record: return self.accumulator.record  # what is merged with other ranks'
