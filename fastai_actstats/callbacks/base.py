@@ -203,7 +203,7 @@ class HookStats(StatsCallback):
         if self._uncalled: self._note_uncalled()
 
     def _note_uncalled(self):
-        "Once an epoch: of layers that were never called, do gradients tell that none of their parameters was used either?"
+        "Once an epoch: of layers that were never called, do gradients tell that no parameter was used either?"
         self._uncalled = False
         for name, (module, _, _) in self._kept.items():
             known = self.accumulator.info.get(name, {})  # it may have been reset

@@ -28,8 +28,8 @@ from torch import nn
 
 # %% auto #0
 __all__ = ['plain_tensors', 'transformed', 'current_pass', 'CANCEL', 'recomputed_or_transformed', 'current_node', 'will_run',
-           'put_hook', 'remove_hook', 'scripted', 'outside_graphs', 'compiled', 'reset_graphs', 'draws', 'redrawn',
-           'copied', 'to_change', 'sharded', 'local', 'divisors', 'evaluating', 'own_loop', 'loss_scale']
+           'put_hook', 'remove_hook', 'scripted', 'outside_graphs', 'compiled', 'reset_graphs', 'redrawn', 'copied',
+           'to_change', 'sharded', 'local', 'divisors', 'evaluating', 'own_loop', 'loss_scale']
 
 # %% ../../nbs/callbacks/01_compat.ipynb #passes
 plain_tensors = torch._C.DisableTorchFunctionSubclass
@@ -104,7 +104,7 @@ def reset_graphs(model:nn.Module):
     "What was compiled of `model`, with other hooks than it has now, is compiled again when it runs (torch 2.14)"
     if compiled(model): torch.compiler.reset()
 
-def draws(module:nn.Module) -> bool:
+def _draws(module:nn.Module) -> bool:
     "Does it draw random numbers in training?"
     drops = 'drop' in type(module).__name__.lower()
     rates = [v for k, v in vars(module).items() if 'drop' in k.lower() or (drops and k == 'p')]
@@ -117,7 +117,7 @@ def redrawn(model:nn.Module, breaks:bool) -> list[str]:
     kinds = set()
     for m, call in _compiled_calls(model).items():
         config = getattr(call, 'get_compiler_config', lambda: None)()  # None for other backends than inductor
-        if config and not config.get('fallback_random'): kinds |= {type(c).__name__ for c in m.modules() if draws(c)}
+        if config and not config.get('fallback_random'): kinds |= {type(c).__name__ for c in m.modules() if _draws(c)}
     return sorted(kinds) if breaks or kinds != {'Dropout'} else []
 
 # %% ../../nbs/callbacks/01_compat.ipynb #parameters

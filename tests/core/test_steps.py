@@ -69,7 +69,8 @@ def test_a_validation_amid_a_step_does_not_part_it():
     for training, size, events in batches:
         one(acc, training, size, *events)
         acc.end_batch((0, 0))
-    assert acc.record.train.count[:, 0].tolist() == [8] and acc.record.valid.count[:, 0].tolist() == [7] and acc.step == 1
+    assert acc.record.train.count[:, 0].tolist() == [8]
+    assert acc.record.valid.count[:, 0].tolist() == [7] and acc.step == 1
 
 def test_an_evaluation_amid_a_batch_adds_nothing_to_it():
     acc = made('train')
