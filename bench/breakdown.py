@@ -15,7 +15,7 @@ from measure import settings, timed, write
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.kernels import cpu
 from fastai_actstats.kernels.bins import Bins
@@ -54,7 +54,7 @@ def kernel(rounds):
 
 def step(rounds):
     parts = {name: [] for name in ('step', 'hooks', 'kernel', 'commit')}
-    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Recorder, 'close', 'commit')):
+    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Accumulator, 'end_batch', 'commit')):
         timed(owner, name, parts[part])
     class Step(ActStats):
         def before_batch(self):

@@ -19,21 +19,21 @@ from measure import between, numbers, write
 from torch import nn
 
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.kernels.bins import Bins
 
 X, NET = torch.randn(16, 8), nn.Identity()
 
 class Ours:
     def __init__(self, layers, capacity):
-        self.recorder = Recorder(Bins(), capacity)
-        self.recorder.prepare([str(i) for i in range(layers)], torch.device('cpu'))
-        self.taps = [Tap(self.recorder, str(i)) for i in range(layers)]
+        self.accumulator = Accumulator(Bins(), capacity)
+        self.accumulator.add_layers([str(i) for i in range(layers)], torch.device('cpu'))
+        self.taps = [Tap(self.accumulator, str(i)) for i in range(layers)]
     def step(self):
-        self.recorder.open(True)
+        self.accumulator.begin_batch(True)
         for t in self.taps: t(NET, (), X)
-        self.recorder.close((0, 0))
-    def read(self): return self.recorder.record.mean, self.recorder.record.hist
+        self.accumulator.end_batch((0, 0))
+    def read(self): return self.accumulator.record.mean, self.accumulator.record.hist
 
 class Fastai:
     def __init__(self, layers, capacity):

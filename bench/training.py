@@ -25,7 +25,7 @@ from torch import nn
 
 from fastai_actstats.all import ActStats
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.core.layers import choose
 from fastai_actstats.demo import digits, reference_cnn
 
@@ -100,7 +100,7 @@ WATCHERS = {'plain': lambda: [], 'ours': lambda: [ActStats()], 'fastai': lambda:
 OTHERS = {name: lambda cb=cb: [cb()] for name, cb in (('neural_observatory', NeuralObservatory),
                                                       ('torchinstruments', TorchInstruments)) if find_spec(name)}
 
-INSIDE = {'ours': [(Tap, '__call__'), (Recorder, 'open'), (Recorder, 'close')],
+INSIDE = {'ours': [(Tap, '__call__'), (Accumulator, 'begin_batch'), (Accumulator, 'end_batch')],
           'fastai': [(Hook, 'hook_fn'), (ActivationStats, 'after_batch')],
           'sum': [(OneRead, 'read')]}  # what a watcher does in a step
 SPENT = [0.]

@@ -11,7 +11,9 @@ Modules:
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
+- `fastai_actstats.callbacks.base`: What all observing callbacks share
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
+- `fastai_actstats.callbacks.compat`: All that is private to torch or fastai, one function each
 - `fastai_actstats.callbacks.diagnose`: Everything that a learner's callbacks recorded, judged together
 - `fastai_actstats.callbacks.distributed`: Several processes train together: one record of them all
 - `fastai_actstats.callbacks.exchange`: What several processes hold, brought together through a store and with collectives of their own
@@ -34,6 +36,7 @@ Modules:
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
+- `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
 - `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units

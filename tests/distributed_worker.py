@@ -127,9 +127,9 @@ def equal(rank, size):
                         weights=[p.detach().clone() for p in learn.model.parameters()], random=torch.rand(3))
     same = all(str(runs[False][k]) == str(runs[True][k]) if k == 'values' else
                all(map(torch.equal, runs[False][k], runs[True][k])) for k in runs[True])
-    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same,
+    return dict(record=stats.record, local=stats.accumulator.record, kept=keep.kept, grads=keep.grads, same=same,
                 warned=warned, grad=grads.record, units=units.record,
-                relu=units.recorder.record,
+                relu=units.accumulator.record,
                 by_rank=dict(stats.by_rank))
 
 def each(rank, size):
@@ -145,7 +145,7 @@ def each(rank, size):
 def local(rank, size):
     stats = ActStats(ranks='local')
     learner(ddp(model()), loaders(batches(rank, size, 3)), [stats, Late(0, .3)]).fit(1, LR)
-    return dict(record=stats.record, local=stats.recorder.record)
+    return dict(record=stats.record, local=stats.accumulator.record)
 
 def two_fits(rank, size):
     "SyncBatchNorm, accumulation, bf16, a merge at every epoch, and a second fit"
@@ -162,7 +162,7 @@ def two_fits(rank, size):
     learn.fit(2, LR)
     learn.fit(1, LR)
     learn.validate()
-    return dict(record=stats.record, local=stats.recorder.record, seen=seen,
+    return dict(record=stats.record, local=stats.accumulator.record, seen=seen,
                 saved=[f.name for f in saved.parent.iterdir()])
 
 class PassedOn(StatsLogger):
@@ -202,7 +202,7 @@ def uneven(rank, size):
     gather, torch_core.maybe_gather = torch_core.maybe_gather, lambda x, axis=0: x
     try: warned = said(lambda: learn.fit(3, LR))
     finally: torch_core.maybe_gather = gather
-    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, warned=warned)
+    return dict(record=stats.record, local=stats.accumulator.record, kept=keep.kept, warned=warned)
 
 class Branches(nn.Module):
     "A layer that runs on the first rank only, and one that runs nowhere"
@@ -219,7 +219,7 @@ def never(rank, size):
     stats = ActStats()
     warned = said(lambda: learner(ddp(Branches(), find_unused_parameters=True), loaders(batches(rank, size, 3)),
                                   stats).fit(1, LR))
-    return dict(record=stats.record, local=stats.recorder.record, warned=warned)
+    return dict(record=stats.record, local=stats.accumulator.record, warned=warned)
 
 def late(rank, size, seconds=10., limit=60., cbs=()):
     stats = ActStats()
@@ -227,7 +227,7 @@ def late(rank, size, seconds=10., limit=60., cbs=()):
     learn, start = learner(ddp(model()), loaders(batches(rank, size, 2)),
                            [stats, Late(1, seconds), *cbs]), time.monotonic()
     warned = said(lambda: learn.fit(1, LR))
-    return dict(record=stats.record, local=stats.recorder.record, warned=warned, seconds=time.monotonic() - start)
+    return dict(record=stats.record, local=stats.accumulator.record, warned=warned, seconds=time.monotonic() - start)
 
 def too_late(rank, size):
     "Later than the others wait; the next fit finds them together again"
@@ -251,7 +251,7 @@ def trainer(rank, size):
     stats = ActStats(['*.1', '*.0'])
     learn = learner(model(), loaders(range(8*BS)), stats)
     with learn.distrib_ctx(cpu=True): learn.fit(2, LR)
-    return dict(record=stats.record, local=stats.recorder.record,
+    return dict(record=stats.record, local=stats.accumulator.record,
                 hooks=sum(len(m._forward_hooks) for m in learn.model.modules()))
 
 def sgd(params, **kwargs): return OptimWrapper(params, torch.optim.SGD, **kwargs)
@@ -280,10 +280,10 @@ def fsdp(rank, size):
     for block in m: fully_shard(block, mesh=mesh) if list(block.parameters()) else None
     fully_shard(m, mesh=mesh)
     stats, grads, weights, keep = ActStats(), GradStats(), WeightStats(), KeepOfRank(LAYERS)
-    parameters = KeepParameters(weights.recorder.bins)
+    parameters = KeepParameters(weights.accumulator.bins)
     warned = said(lambda: learner(m, loaders(batches(rank, size, 3)), [stats, grads, weights, keep, parameters],
                                   opt_func=sgd).fit(1, LR))
-    return dict(record=stats.record, local=stats.recorder.record, grad=grads.record, grads=keep.grads, warned=warned,
+    return dict(record=stats.record, local=stats.accumulator.record, grad=grads.record, grads=keep.grads, warned=warned,
                 parameters=parameters.kept, weights=weights.record, weight_grads=weights.grads, updates=weights.updates)
 
 class Inside(nn.Module):
@@ -369,7 +369,7 @@ def lone_readers(rank, size):
     first = dict(warned=fit.warned, seconds=fit.seconds, ranks=[o.record.ranks for o in (stats, grads)],
                  count=int(stats.record.count.sum()))
     again = fit.again()
-    return dict(first=first, again=again, record=stats.record, local=stats.recorder.record,
+    return dict(first=first, again=again, record=stats.record, local=stats.accumulator.record,
                 ranks=[o.record.ranks for o in (stats, grads)])
 
 def lone_stats(rank, size):
@@ -418,7 +418,7 @@ def gone(rank, size):
     stats = ActStats()
     stats.ranks.limit = 1.
     warned = said(lambda: learner(ddp(model()), loaders(batches(rank, size, 4)), [stats, Die()]).fit(1, LR))
-    return dict(record=stats.record, local=stats.recorder.record, warned=warned)
+    return dict(record=stats.record, local=stats.accumulator.record, warned=warned)
 
 def main(out, *scenarios):
     warnings.filterwarnings('ignore')

@@ -12,10 +12,10 @@ import warnings
 import torch
 from torch import nn
 
-from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
+from fastai_actstats.callbacks.channels import UnitAccumulator, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.core.samples import Reservoir, SampleTap
 from fastai_actstats.kernels.bins import Bins
 
@@ -170,9 +170,9 @@ def output(r):
 class Any(nn.Module):
     def forward(self, x): return self.gives
 
-HOOKS = {'Tap': (Recorder, lambda rec, kernel: Tap(rec, 'a', kernel=kernel)),
-         'GradTap': (Recorder, lambda rec, kernel: GradTap(rec, 'a', kernel=kernel)),
-         'UnitTap': (UnitRecorder, lambda rec, kernel: UnitTap(rec, 'a', 'relu', lambda shape: -1))}
+HOOKS = {'Tap': (Accumulator, lambda rec, kernel: Tap(rec, 'a', kernel=kernel)),
+         'GradTap': (Accumulator, lambda rec, kernel: GradTap(rec, 'a', kernel=kernel)),
+         'UnitTap': (UnitAccumulator, lambda rec, kernel: UnitTap(rec, 'a', 'relu', lambda shape: -1))}
 
 def watched(hook, kernel):
     "A function that takes a batch through a layer with this hook: `batch(what the layer gives)`"
@@ -180,18 +180,18 @@ def watched(hook, kernel):
     if hook == 'SampleTap': recorder, tap = None, SampleTap(lambda: reservoir, 'a', 'mean', None, None)
     else:
         make, tap_of = HOOKS[hook]
-        recorder = make(Bins(8)) if make is Recorder else make()
-        recorder.prepare(['a'], torch.device('cpu'))
+        recorder = make(Bins(8)) if make is Accumulator else make()
+        recorder.add_layers(['a'], torch.device('cpu'))
         tap = tap_of(recorder, kernel)
     layer.register_forward_hook(tap)
     def batch(x):
         layer.__dict__['gives'] = x  # nn.Module would look at it
         reservoir.begin(4)
-        if recorder: recorder.open(True)
+        if recorder: recorder.begin_batch(True)
         assert layer(torch.zeros(1)) is x
         if not recorder: return
-        recorder.stepped = True
-        recorder.close((0, 0))
+        recorder.batch.step_done()
+        recorder.end_batch((0, 0))
     return batch
 
 def one(seed):

@@ -13,7 +13,7 @@ import warnings
 from fastai.basics import CancelFitException
 
 from ..analysis.report import Report, chosen_rules, examine
-from .compat import aside
+from .compat import evaluating
 from .distributed import peers, world
 from .observer import Recording, Visitor
 from ..core.arguments import check_whole
@@ -72,7 +72,7 @@ class StopOnTrouble(Visitor):
         self.alone = False  # can it end no fit of several processes?
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         if not watching(self.learn): raise ValueError(NOTHING)
         self._reset()
         self._end_with_all()
@@ -86,7 +86,7 @@ class StopOnTrouble(Visitor):
 
     def judge(self):
         "End the fit if there is a reason to"
-        if self.reason or self.alone or aside(self.learn): return
+        if self.reason or self.alone or evaluating(self.learn): return
         found = self._findings()
         if not self._anywhere(found): return
         self.reason = found

@@ -144,6 +144,7 @@ class Ranks:
         self.mode = mode
         self.peers = None
         self.fit = 0  # number of fits that began
+        self._merged_at = None  # fit and epoch
         self.reset()
 
     def reset(self):
@@ -163,6 +164,14 @@ class Ranks:
         self.peers = peers
         self.fit += 1
         self._restart()
+
+    def due(self,
+        epoch:int, last:bool=False # Does the fit end with it?
+    ) -> bool: # Once an epoch; as the fit ends once more if a rank was missing
+        at = self.fit, epoch
+        res = at != self._merged_at or (last and self.missing)
+        self._merged_at = at
+        return res
 
     def merge(self,
         name:str, # Of the callback

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fastcore.imports import in_notebook
 
-from .compat import aside
+from .compat import evaluating
 from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all, world
 from .observer import Visitor
@@ -79,7 +79,7 @@ class LiveStats(Visitor):
     def shows(self, cb) -> bool: return cb.what == 'activations' if self.source is None else cb.name == self.source
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         self.sources()
         self._forget()
         get_ready()
@@ -89,7 +89,7 @@ class LiveStats(Visitor):
         if self.training and self.due(): self.draw()
 
     def after_epoch(self):
-        if aside(self.learn) or world()[1] == 1: return
+        if evaluating(self.learn) or world()[1] == 1: return
         merge_all(self.learn)
         if self.due(): self.draw()
 
@@ -98,11 +98,11 @@ class LiveStats(Visitor):
         return now - self.last >= self.every and self.spent + self.cost <= self.budget*(now - self.start)
 
     def after_fit(self):
-        if not aside(self.learn): self.draw()
+        if not evaluating(self.learn): self.draw()
 
     def draw(self):
         "Read, draw and show; a picture that fails is said once and is the last of the fit, which goes on"
-        if self.failed or aside(self.learn) or not is_rank0(): return
+        if self.failed or evaluating(self.learn) or not is_rank0(): return
         begin = time.perf_counter()
         try:
             for i, cb in enumerate(self.sources()):

@@ -15,7 +15,7 @@ from importlib.util import find_spec
 
 import numpy as np
 
-from .compat import aside, wandb_step
+from .compat import evaluating, wandb_step
 from .diagnose import watching
 from .distributed import EACH_EPOCH, is_rank0, merge_all
 from .observer import Visitor
@@ -66,17 +66,17 @@ class StatsLogger(Visitor):
         self.failed = False  # in this fit
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         self.failed = False
         if is_rank0(): self.open()
 
     def after_epoch(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         merge_all(self.learn)
         self._try(self.log)
 
     def after_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         self._try(self.log)
         self._try(self.close)
 

@@ -17,7 +17,7 @@ from fastai.basics import Callback
 from fastcore.basics import class2attr
 
 from ..analysis import report  # noqa: F401, gives records their report
-from .compat import aside, only_in_fits
+from .compat import evaluating, only_in_fits
 from .hooks import Watch
 from ..core.arguments import why
 from ..core.record import Record
@@ -42,7 +42,7 @@ class Visitor(Callback):
         if event == 'before_fit': self.begun = True
         elif not self.begun and not (event == 'before_epoch' and self._begin_late()): return
         super().__call__(event)
-        if event == 'after_fit' and self.learn is not None and not aside(self.learn): self.begun = False
+        if event == 'after_fit' and self.learn is not None and not evaluating(self.learn): self.begun = False
 
     def _begin_late(self) -> bool:
         "Begin with an epoch in the middle of a fit, unless that failed before"
@@ -82,7 +82,7 @@ class Gone(Callback):
     def __init__(self, whose): self.whose = whose
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         warnings.warn(f"{self.whose} was put on another learner, so it does not watch this fit", stacklevel=2)
 
 # %% ../../nbs/callbacks/02_observer.ipynb #observer-class

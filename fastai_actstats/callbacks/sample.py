@@ -12,7 +12,7 @@ import warnings
 from fastai.basics import find_bs
 
 from .base import StatsCallback
-from .compat import aside, transformed
+from .compat import evaluating, outside_graphs, transformed
 from .hooks import Watch
 from .observer import Observer
 from ..core.arguments import check_flag, why
@@ -30,13 +30,17 @@ from fastai_actstats.core.samples import (
 )
 
 # %% auto #0
-__all__ = ['ActSample']
+__all__ = ['EpochTap', 'ActSample']
 
 # %% ../../nbs/callbacks/08_sample.ipynb #act-sample-class
+class EpochTap(SampleTap):
+    "A `SampleTap` at which compiled graphs break, for what is kept changes with every batch"
+    __call__ = outside_graphs(SampleTap.__call__)
+
 class ActSample(Observer):
     """Keeps a uniform sample of the validation set's activations, at the end of each epoch's validation.
 
-    `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows for each layer, whatever the set's size."""
+    `learn.act_sample.sample` is the `Sample`. Memory on the device is `n` rows a layer, whatever the set's size."""
     order, holds, held = StatsCallback.order, 'sample', Sample
 
     def __init__(self,
@@ -55,26 +59,37 @@ class ActSample(Observer):
         super().__init__(name)
         self.layers, self.n, self.pool, self.every_epoch = layers, n, pool, every_epoch
         self.seed, self.channel_dim = seed, channel_dim
-        self.samples, self.reservoir, self._done, self._on, self._taps = [], None, None, False, {}
-        self._names, self._first = [], 0
+        self.samples = []  # one an epoch, or the last
+        self.reservoir = None  # of the validation that runs
+        self._done = None  # of the one that is over
+        self._names, self._kept = [], {}  # of the layers of this fit; name → module and its tap
+        self._fitting = False
+        self._first = 0  # epoch that this fit begins with
 
     def before_fit(self):
-        if aside(self.learn): return
-        self._names, self._on = list(choose(self.learn.model, self.layers)), True
-        for _, tap in self._taps.values(): tap.failed = False
+        if evaluating(self.learn): return
+        self._names = list(choose(self.learn.model, self.layers))
+        self._fitting = True
+        for _, tap in self._kept.values(): tap.failed = False
         self._first = len(self.samples) and self.samples[-1].epochs[-1] + 1
         Watch.join(self.learn, self)
 
     def taps(self):
+        "A tap stays with its layer: a new one would have a compiled model compiled again"
         modules, made = named_layers(self.learn.model), makers(self.learn.model)
-        def tap(name): return SampleTap(lambda: None if transformed() else self.reservoir, name, self.pool, self.channel_dim, made[modules[name]])
-        for n in self._names:  # a tap stays with its layer: a new one would have a compiled model compiled again
-            if n in modules and self._taps.get(n, [None])[0] is not modules[n]: self._taps[n] = modules[n], tap(n)
-        return [self._taps[n] for n in self._names if n in modules]
+        def sampler(): return None if transformed() else self.reservoir
+        names = [n for n in self._names if n in modules]
+        for n in names:
+            module = modules[n]
+            before, _ = self._kept.get(n, (None, None))
+            if before is module: continue
+            self._kept[n] = module, EpochTap(sampler, n, self.pool, self.channel_dim, made[module])
+        return [self._kept[n] for n in names]
 
     def before_validate(self):
         self._done = None  # of a validation that an exception ended
-        self.reservoir = Reservoir(self.n, self.seed) if self._on and not aside(self.learn) else None
+        self.reservoir = Reservoir(self.n, self.seed) if self._fitting and not evaluating(self.learn) else None
+
     def before_batch(self):
         if self.reservoir is not None: self.reservoir.begin(find_bs(self.learn.xb))
 
@@ -83,7 +98,8 @@ class ActSample(Observer):
         try:
             if self.learn.yb: put_label(self.reservoir, '[target]', self.learn.yb[0])
             put_label(self.reservoir, '[prediction]', decoded(self.learn.loss_func, self.learn.pred))
-        except Exception as e: warnings.warn(f"targets and predictions are left out of the sample: {why(e)}", stacklevel=2)
+        except Exception as e:
+            warnings.warn(f"targets and predictions are left out of the sample: {why(e)}", stacklevel=2)
 
     def after_validate(self):
         r, self._done = self._done, None
@@ -92,10 +108,14 @@ class ActSample(Observer):
         self.samples = [*self.samples, new] if self.every_epoch else [new]
 
     def wants(self, training): return not training
-    def rest(self): self._done, self.reservoir = self.reservoir, None  # the batches are over, in whatever way
+
+    def leave_epoch(self):
+        "The batches are over, in whatever way"
+        self._done, self.reservoir = self.reservoir, None
+
     def after_fit(self):
-        if aside(self.learn): return
-        self._on = False
+        if evaluating(self.learn): return
+        self._fitting = False
         Watch.leave(self.learn, self)
 
     @property
@@ -104,4 +124,4 @@ class ActSample(Observer):
         if not self.samples: raise ValueError("nothing is sampled: no epoch with a validation set has been trained")
         return Sample.join(self.samples)
 
-    def __getstate__(self): return dict(super().__getstate__(), _taps={})
+    def __getstate__(self): return dict(super().__getstate__(), _kept={})

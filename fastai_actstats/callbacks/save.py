@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from .compat import aside
+from .compat import evaluating
 from .diagnose import watching
 from .distributed import EACH_EPOCH, has_ranks, is_rank0, merge_all, world
 from .observer import Visitor
@@ -76,19 +76,19 @@ class SaveRecord(Visitor):
         self._failed = False  # was it said in this fit that a file can't be written?
 
     def before_fit(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         self._failed = False
         if not self.records():
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: "
                              "no callback of the learner records, as ActStats does")
 
     def after_epoch(self):
-        if aside(self.learn): return
+        if evaluating(self.learn): return
         merge_all(self.learn)
         self.write()
 
     def after_fit(self):
-        if not aside(self.learn): self.write()  # of an epoch that was cut short
+        if not evaluating(self.learn): self.write()  # of an epoch that was cut short
 
     def records(self) -> dict: # Callback's name, and what further records of it hold → `Record`
         "What the learner's callbacks have recorded so far, `act_stats` first"

@@ -159,7 +159,6 @@ class SampleTap:
         self.sampler, self.name, self.pool, self.failed = sampler, name, pool, False
         self.channel_dim, self.maker = channel_dim, maker
 
-    @torch.compiler.disable  # what is kept changes with every batch, so a compiled graph breaks at this layer
     def __call__(self, module, args, output):
         reservoir = self.sampler()
         if reservoir is None or self.failed: return

@@ -217,7 +217,7 @@ def test_a_rule_that_fails_does_not_end_the_fit(learner):
 
 def test_stop_on_trouble_reads_rarely(learner, monkeypatch):
     learn = learner([ActStats(), StopOnTrouble(every=5)])
-    reads, recorder = [], type(learn.act_stats.recorder)
+    reads, recorder = [], type(learn.act_stats.accumulator)
     monkeypatch.setattr(recorder, '_read', lambda self, read=recorder._read: reads.append(self.step) or read(self))
     learn.fit(1, 1e-3)
     assert reads == [5, 10, 14]

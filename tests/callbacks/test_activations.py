@@ -72,16 +72,16 @@ def test_counts_add_up_and_nothing_is_left(learner, settings):
 
 def test_memory_of_10_000_steps_is_that_of_1_000():
     from fastai_actstats.callbacks.hooks import Tap
-    from fastai_actstats.core.accumulator import Recorder
+    from fastai_actstats.core.accumulator import Accumulator
     from fastai_actstats.kernels.bins import Bins
     net, x = nn.Linear(4, 4), torch.randn(8, 4)
-    recorder = Recorder(Bins(), capacity=128)
-    recorder.prepare(['a'], torch.device('cpu'))
+    recorder = Accumulator(Bins(), capacity=128)
+    recorder.add_layers(['a'], torch.device('cpu'))
     tap, size = Tap(recorder, 'a'), {}
     for step in range(10_000):
-        recorder.open(True)
+        recorder.begin_batch(True)
         tap(net, (), x)
-        recorder.close((0, 0))
+        recorder.end_batch((0, 0))
         if step + 1 in (1_000, 10_000):
             gc.collect()
             size[step + 1] = recorder.nbytes, sum(ring.rows.untyped_storage().nbytes()

@@ -111,7 +111,7 @@ def check(learn, cb, count):
     assert not hooks_on(learn.model)
     if isinstance(cb, StatsCallback):
         rec = cb.record
-        assert cb.recorder.step == count.steps == len(rec) and rec.steps[:, 0].tolist() == list(range(count.steps))
+        assert cb.accumulator.step == count.steps == len(rec) and rec.steps[:, 0].tolist() == list(range(count.steps))
         if count.steps and isinstance(rec, Record) and not isinstance(cb, WeightStats):
             assert (rec.count == BATCH*np.array([8, 8, 3])).all()
         if isinstance(rec, UnitRecord): assert all((rec.seen[n] == BATCH).all() for n in rec.layers)
@@ -405,7 +405,7 @@ def test_reading_in_another_thread_loses_nothing(tmp_path, record_row):
         assert all((rec.count == rec.columns['steps'][:, None]*sizes).all() for rec in weight.records[:1])
         rec = units.record
         assert all((rec.seen[n] == rec.columns['steps']*BATCH).all() for n in rec.layers)
-        repr(act), act.recorder.nbytes
+        repr(act), act.accumulator.nbytes
     def read():
         nonlocal reads
         while not stop.is_set():

@@ -86,15 +86,15 @@ def test_full_memory_merges_windows(learner, settings):
     assert (rec.steps[1:, 0] == rec.steps[:-1, 1] + 1).all()
     for (first, last), alive_in in zip(rec.steps, rec.alive['1']):
         assert (alive_in == (x[first:last + 1] > 0).sum((0, 1)).numpy()).all()
-    size = units.recorder.nbytes
+    size = units.accumulator.nbytes
     learn.fit(1, settings.lr/20)
-    assert units.recorder.nbytes == size
+    assert units.accumulator.nbytes == size
 
 def test_micro_batches_are_one_step(learner, settings):
     units = DeadUnits(window=2)
     learn = learner([units, ActStats(nn.ReLU), GradientAccumulation(2*settings.batch_size)], model=deadly())
     learn.fit(1, settings.lr/20)
-    assert (units.record.steps == [[0, 1], [2, 3], [4, 5], [6, 6]]).all() and units.recorder.step == 7
+    assert (units.record.steps == [[0, 1], [2, 3], [4, 5], [6, 6]]).all() and units.accumulator.step == 7
     assert (units.record.seen['4'] == [256, 256, 256, 128]).all()
 
 def test_an_epoch_cut_short_buries_nobody(learner, settings):

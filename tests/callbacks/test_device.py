@@ -6,10 +6,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastai_actstats.callbacks.channels import UnitRecorder, UnitTap
+from fastai_actstats.callbacks.channels import UnitAccumulator, UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.kernels.bins import Bins
 
 
@@ -22,22 +22,22 @@ class StaysThere(TorchDispatchMode):
         return out
 
 def taps(kernel):
-    acts, grads = Recorder(Bins(), capacity=4), Recorder(Bins.symlog(), capacity=4, when_full='overwrite')
-    units = UnitRecorder(window=2, capacity=4)
-    for r in (acts, grads): r.prepare(['a', 'b'], torch.device('cuda'))
-    units.prepare([], torch.device('cuda'))
+    acts, grads = Accumulator(Bins(), capacity=4), Accumulator(Bins.symlog(), capacity=4, when_full='overwrite')
+    units = UnitAccumulator(window=2, capacity=4)
+    for r in (acts, grads): r.add_layers(['a', 'b'], torch.device('cuda'))
+    units.add_layers([], torch.device('cuda'))
     return {acts: [Tap(acts, n, kernel=kernel) for n in 'ab'], grads: [GradTap(grads, n, kernel=kernel) for n in 'ab'],
             units: [UnitTap(units, n, 'relu', lambda shape: 1) for n in 'ab']}
 
 def steps(watched, make, n):
     for _ in range(n):
         for recorder, hooks in watched.items():
-            recorder.open(True)
+            recorder.begin_batch(True)
             for hook, x in zip(hooks, make()):
                 hook(nn.ReLU(), (), x)
                 if isinstance(hook, GradTap): hook.arrive(hook.row, x.detach()*1e-3)
-            recorder.stepped = True
-            recorder.close((0, 0))
+            recorder.batch.step_done()
+            recorder.end_batch((0, 0))
 
 @pytest.mark.parametrize('kernel', ['auto', 'eager'])
 def test_steps_and_merging_need_no_value_on_the_host(kernel):

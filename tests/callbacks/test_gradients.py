@@ -143,7 +143,7 @@ def test_hooks_are_shared_and_go_whatever_ends_the_fit(learner, settings):
             if self.learn.train_iter == 3: raise KeyboardInterrupt
     learn = learner([ActStats(), GradStats(), Stop()])
     with pytest.raises(KeyboardInterrupt): learn.fit(1, settings.lr)
-    assert seen[0] == [1]*9 and not hooks_on(learn.model) and not isinstance(learn._do_epoch, Watch)
+    assert seen[0] == [2]*9 and not hooks_on(learn.model) and not isinstance(learn._do_epoch, Watch)
     assert len(learn.grad_stats.record) == 4 == len(learn.act_stats.record)
 
 def test_a_batch_cancelled_before_its_backward_pass_leaves_nothing(learner, settings):

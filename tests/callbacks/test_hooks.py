@@ -12,7 +12,6 @@ from torch import nn
 
 from fastai_actstats.all import ActSample, ActStats, DeadUnits, GradStats, LiveStats, StopOnTrouble, WeightStats
 from fastai_actstats.callbacks.loggers import StatsLogger
-from fastai_actstats.callbacks.observer import Visitor
 from fastai_actstats.core.layers import first_float
 
 BATCHES = 14  # of `few`

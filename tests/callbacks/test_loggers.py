@@ -95,7 +95,7 @@ def test_it_writes_where_fastais_callback_writes(learner, tmp_path):
 
 def test_reading_is_once_an_epoch(learner, tmp_path, monkeypatch):
     learn = learner([ActStats(), TensorBoardStats(tmp_path)])
-    reads, recorder = [], type(learn.act_stats.recorder)
+    reads, recorder = [], type(learn.act_stats.accumulator)
     monkeypatch.setattr(recorder, '_read', lambda self, read=recorder._read: reads.append(self.step) or read(self))
     learn.fit(2, 1e-3)
     learn.validate()

@@ -153,23 +153,23 @@ def test_replicas_in_threads():
     import threading
 
     from fastai_actstats.callbacks.hooks import Tap
-    from fastai_actstats.core.accumulator import Recorder
+    from fastai_actstats.core.accumulator import Accumulator
     from fastai_actstats.kernels.bins import Bins
     net = nn.Linear(64, 64)
-    recorder = Recorder(Bins())
-    recorder.prepare(['net'], torch.device('cpu'))
+    recorder = Accumulator(Bins())
+    recorder.add_layers(['net'], torch.device('cpu'))
     handle = net.register_forward_hook(Tap(recorder, 'net'))
     replicas = [net._replicate_for_data_parallel() for _ in range(4)]
     for r in replicas:
         for name, p in net._parameters.items(): setattr(r, name, p.detach())  # as torch.nn.parallel.replicate does
-    recorder.open(True)
+    recorder.begin_batch(True)
     parts = [torch.randn(200, 64) for _ in range(40)]
     def run(i):
         for x in parts[i::4]: replicas[i](x)
     threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
     [t.start() for t in threads]
     [t.join() for t in threads]
-    recorder.close((0, 0))
+    recorder.end_batch((0, 0))
     handle.remove()
     want = net(torch.cat(parts)).double()
     rec = recorder.record

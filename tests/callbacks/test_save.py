@@ -66,7 +66,7 @@ def test_a_ring_that_forgets_goes_on_in_its_file_and_spares_one_that_remembers(t
 def test_fewer_layers_or_no_validation_is_less(tmp_path):
     learn = tiny(tmp_path, ActStats(phase='both'), SaveRecord())
     learn.fit(1)
-    whole, r = learn.act_stats.record, learn.act_stats.recorder
+    whole, r = learn.act_stats.record, learn.act_stats.accumulator
     class Part(ActStats):
         @property
         def record(self): return self.part(r.record)

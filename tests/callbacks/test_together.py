@@ -42,7 +42,7 @@ def test_training_is_bit_identical(learner, settings):
         runs[-1].append(torch.from_numpy(state.astype('int64')))
     assert len(runs[0]) == len(runs[1]) > 100 and all(map(torch.equal, *runs))
     assert not hooks_on(learn.model) and '_do_epoch' not in vars(learn)
-    assert all(cb.recorder.step == 28 for cb in watching(learn))
+    assert all(cb.accumulator.step == 28 for cb in watching(learn))
 
 class Reads(TorchDispatchMode):
     "Counts the calls that read a value of a tensor to the host"
@@ -67,12 +67,12 @@ def test_no_value_is_read_back_while_it_trains(learner, settings):
 def test_lr_find_and_evaluations_leave_records_alone(learner, settings):
     learn = learner(everything())
     learn.fit(1, settings.lr)
-    before, steps = [recorded(cb) for cb in watching(learn)], [cb.recorder.step for cb in watching(learn)]
+    before, steps = [recorded(cb) for cb in watching(learn)], [cb.accumulator.step for cb in watching(learn)]
     learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
     learn.validate()
     learn.get_preds()
     assert all(map(same, before, map(recorded, watching(learn))))
-    assert [cb.recorder.step for cb in watching(learn)] == steps == [14]*4
+    assert [cb.accumulator.step for cb in watching(learn)] == steps == [14]*4
     learn.fit(1, settings.lr)
     assert all(cb.record.steps[-1, 1] == 27 and cb.record.fits[-1] == 1 for cb in watching(learn)), "one time line"
 
@@ -90,7 +90,7 @@ def test_nothing_is_left_whatever_ends_the_fit(learner, settings, event, error):
     except (KeyboardInterrupt, RuntimeError): pass
     assert not hooks_on(learn.model) and '_do_epoch' not in vars(learn) and learn.weight_stats._before is None
     assert not any(p._backward_hooks for p in learn.model.parameters())
-    assert learn.act_stats.recorder.step == learn.grad_stats.recorder.step == learn.dead_units.recorder.step
+    assert learn.act_stats.accumulator.step == learn.grad_stats.accumulator.step == learn.dead_units.accumulator.step
     learn.remove_cb(stop)
     learn.fit(1, settings.lr)
     assert all(cb.record.fits[-1] == 1 for cb in watching(learn))
@@ -130,7 +130,7 @@ def test_memory_is_fixed(learner, settings):
     cbs = [GradStats(capacity=4), WeightStats(capacity=4), DeadUnits(window=1, capacity=4)]
     learn = learner(cbs)
     learn.fit(1, settings.lr)
-    size = [cb.recorder.nbytes for cb in cbs]
+    size = [cb.accumulator.nbytes for cb in cbs]
     learn.fit(2, settings.lr)
-    assert [cb.recorder.nbytes for cb in cbs] == size
+    assert [cb.accumulator.nbytes for cb in cbs] == size
     assert all(2 <= len(cb.record) <= 4 and cb.record.steps[-1, 1] == 41 for cb in cbs)

@@ -82,7 +82,7 @@ def test_accumulation_makes_one_update_a_step(learner, settings):
     learn = learner([WeightStats(), GradientAccumulation(2*settings.batch_size), save := Save()])
     learn.fit(1, settings.lr)
     stats = learn.weight_stats
-    assert len(stats.record) == 7 == len(save.grads) and stats.recorder.step == 7
+    assert len(stats.record) == 7 == len(save.grads) and stats.accumulator.step == 7
     i = stats.record.layers.index('2.0.weight')
     for step in range(7):
         np.testing.assert_allclose(stats.updates.std[step, i],
@@ -101,7 +101,7 @@ def test_a_step_that_mixed_precision_skips_is_none(learner, settings):
     made = (stats.updates.count > 0).all(1)
     same = [all(torch.equal(a[n], b[n]) for n in a if 'running' not in n) for a, b in zip(save.before, save.after)]
     assert np.flatnonzero(~made).tolist() == [0, 4] and (made == ~np.array(same)).all()
-    assert len(stats.record) == 14 == stats.recorder.step
+    assert len(stats.record) == 14 == stats.accumulator.step
     assert stats.grads.nonfinite[~made].any() and not stats.grads.nonfinite[made].any()
     assert np.isnan(stats.update_ratio()[0]).all()
     total = np.sqrt(np.nansum((stats.grads.count - 1)*stats.grads.std**2 + stats.grads.count*stats.grads.mean**2, 1,

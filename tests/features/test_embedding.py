@@ -9,7 +9,7 @@ from helpers import make_sample
 from sklearn.decomposition import PCA
 
 from fastai_actstats.core.samples import Sample
-from fastai_actstats.features.embedding import embed, heatmap
+from fastai_actstats.features.embedding import embed
 
 
 @pytest.fixture

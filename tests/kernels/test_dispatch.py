@@ -329,7 +329,7 @@ def recorded(learner, lr, **kwargs):
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter('always')
         learn.fit(1, lr)
-    assert not learn.act_stats.recorder.left_out
+    assert not learn.act_stats.accumulator.left_out
     return [learn.act_stats.record, learn.weight_stats.record], [str(w.message) for w in seen]
 
 def equal(some, others):
