@@ -54,8 +54,9 @@ def kernel(rounds):
 
 def step(rounds):
     parts = {name: [] for name in ('step', 'hooks', 'kernel', 'commit')}
-    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Accumulator, 'end_batch', 'commit')):
-        timed(owner, name, parts[part])
+    timed(Tap, '__call__', parts['hooks'])
+    timed(cpu, 'reduce_', parts['kernel'])
+    timed(Accumulator, 'end_batch', parts['commit'])
     class Step(ActStats):
         def before_batch(self):
             super().before_batch()

@@ -214,7 +214,8 @@ def write_pages(pages):
 def index_page(where):
     "The public names, each with its module"
     everything = importlib.import_module('fastai_actstats.all')
-    lines = ['# Public names', '', 'What `from fastai_actstats.all import *` brings.', '', '| name | what it is |', '|---|---|']
+    lines = ['# Public names', '', 'What `from fastai_actstats.all import *` brings.', '',
+             '| name | what it is |', '|---|---|']
     for n, m in sorted(where.items(), key=lambda o: o[0].lower()):
         lines.append(f"| [`{n}`]({m}.md#{n}) | {cell(doc(getattr(everything, n)).split(chr(10))[0])} |")
     return '\n'.join(lines) + '\n'

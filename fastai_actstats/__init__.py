@@ -11,6 +11,7 @@ Modules:
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
+- `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
 - `fastai_actstats.callbacks.compat`: All that is private to torch or fastai, one function each
@@ -22,9 +23,12 @@ Modules:
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
+- `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
+- `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
 - `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
@@ -38,6 +42,7 @@ Modules:
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
+- `fastai_actstats.core.tables`: A record as a table, as text and as HTML
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
 - `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units
 - `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards

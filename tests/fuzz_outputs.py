@@ -12,9 +12,10 @@ import warnings
 import torch
 from torch import nn
 
-from fastai_actstats.callbacks.channels import UnitAccumulator, UnitTap
+from fastai_actstats.callbacks.channels import UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.callbacks.units import UnitAccumulator
 from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.core.samples import Reservoir, SampleTap
 from fastai_actstats.kernels.bins import Bins

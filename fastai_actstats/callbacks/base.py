@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from .compat import compiled, evaluating, reset_graphs
-from .distributed import Ranks, begin_fit, world
+from .distributed import Ranks, begin_fit
+from .exchange import world
 from .hooks import Tap, Watch
 from .observer import Recording
 from ..core.accumulator import Accumulator, call_names

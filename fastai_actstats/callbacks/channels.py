@@ -11,156 +11,21 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 
 from ..analysis.channels import UnitRecord, layers_as_units, units_as_layers
 from .base import HookStats
 from .compat import evaluating, outside_graphs
 from .hooks import Tap
-from ..core.accumulator import Accumulator, call_names
+from .units import UnitAccumulator
+from ..core.accumulator import call_names
 from ..core.arguments import check_choice, check_whole
 from ..core.channels import ALIVE, activation_kind, alive, channel_axis, makers
 from ..core.layers import NothingToWatch, named_layers
-from ..core.ring import Ring
-from ..core.steps import Place
-from ..kernels.bins import Bins
 from ..kernels.dispatch import in_memory
 
 # %% auto #0
-__all__ = ['MOST_CALLS', 'Counts', 'UnitAccumulator', 'UnitTap', 'DeadUnits']
-
-# %% ../../nbs/callbacks/07_channels.ipynb #recorder
-class Counts(Ring):
-    "A ring of whole numbers that add up: int64 [capacity, n]"
-    merge = staticmethod(lambda rows, dim=0: rows.sum(dim))
-    def blank(self, n, units, device): return torch.zeros(n, units, dtype=torch.int64, device=device)
-
-class UnitAccumulator(Accumulator):
-    """The time line of `DeadUnits`. Its row is one vector in which each layer has a place: first the number of values
-    that each of its units had, then for each unit how many of them were alive."""
-    ring_type = Counts
-
-    def __init__(self,
-        window:int|str='epoch', # Steps a window, or 'epoch'
-        capacity:int=256, # Windows kept; neighbours are merged when there are more
-        every:int=1 # Record every so many steps
-    ):
-        whole = isinstance(window, (int, np.integer)) and not isinstance(window, bool)
-        if not (window >= 1 if whole else isinstance(window, str) and window == 'epoch'):
-            raise ValueError(f"window={window!r} must be 'epoch' or a number of steps")
-        self.window = window
-        super().__init__(Bins(1), capacity, 'merge', every)
-
-    def _forget(self):
-        super()._forget()
-        self.places = {}  # layer → slice of the row
-        self.ran, self.ran_in_epoch = set(), set()  # layers, in this step and in this epoch
-        self.fates = None  # int64 [5, n]: last step alive, silent steps, step of death, of coming back, deaths
-        self.now = None  # bool [n]: alive in this step
-        self._window_epoch, self._window_first = -1, 0
-        if self.window != 'epoch': self.rings[False].stride = max(1, self.window//self.every)
-
-    def add_layers(self, names, device):
-        "The vector and what belongs to it on this device"
-        device = torch.device('cpu') if device.type == 'mps' else device
-        n = self.size
-        with self.lock:
-            if self.fates is None:
-                self.fates, self.now = torch.zeros(5, 0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool)
-            self.fates, self.now = self.fates.to(device), self.now.to(device)
-            self.rings[False].grow(n, device)
-        if self.rows is None or self.rows.device != device:
-            self._blank = torch.zeros(n, dtype=torch.int64, device=device)
-            self.rows = self._blank.clone()
-
-    @property
-    def size(self) -> int: return max((p.stop for p in self.places.values()), default=0)
-
-    def row(self, name): return self.rows[self.places[name]] if name in self.places else self.rows[:0]
-
-    def _blank_spoilt(self):
-        super()._blank_spoilt()
-        self.ran -= {n for n in self.ran if n in self.spoilt or n.rpartition(':')[0] in self.spoilt}
-
-    def add(self,
-        name:str, # Layer
-        counts:torch.Tensor, # Whole numbers [C], values that are alive
-        seen:int # Values of each unit
-    ):
-        "Count a layer's units"
-        if name not in self.places: self._make_place(name, len(counts))
-        row = self.row(name)
-        if len(row) != len(counts) + 1:
-            raise ValueError(f"it had {len(row) - 1} units and has {len(counts)}; "
-                             "say with channel_dim= along which axis they lie")
-        row[0] += seen
-        row[1:] += counts.to(row.device, non_blocking=True)
-        self.ran.add(name)
-        self.filled = True
-
-    def _make_place(self, name, units):
-        n = self.size
-        self.places[name] = slice(n, n + units + 1)
-        self.names.append(name)
-        self.rings[False].grow(n + units + 1)
-        held = self.rows, self._blank, self.now
-        self.rows, self._blank, self.now = (torch.cat([v, v.new_zeros(units + 1)]) for v in held)
-        fates = self.fates.new_full((5, units + 1), -1)
-        fates[0], fates[1], fates[4] = self.step - 1, 0, 0
-        self.fates = torch.cat([self.fates, fates], 1)
-
-    def push(self, place):
-        step, new = place.step, self._window_epoch != self.epoch
-        if new: self._window_epoch, self._window_first = self.epoch, step
-        super().push(Place(step, place.joins or (self.window == 'epoch' and not new)))
-        self.now |= self.rows > 0
-        if self.batch.joins: return  # more micro-batches of this step follow
-        last, silent, died, back, _ = self.fates
-        silent += 1
-        for name, place in self.places.items():
-            if name not in self.ran: silent[place] -= 1
-        silent.masked_fill_(self.now, 0)
-        back.masked_fill_(self.now & (died >= 0) & (back < 0), step)
-        last.masked_fill_(self.now, step)
-        if self.window != 'epoch': self._note_deaths(silent*self.every >= self.window)
-        self.ran_in_epoch |= self.ran
-        self.ran.clear()
-        self.now.zero_()
-
-    def end_epoch(self):
-        "A whole epoch is over: those that were silent in it are dead"
-        with self.lock: self._end_epoch()
-
-    def _end_epoch(self):
-        if self.window == 'epoch' and self.ran_in_epoch:
-            silent = self.fates[0] < self._window_first
-            for name, place in self.places.items():
-                if name not in self.ran_in_epoch: silent[place] = False
-            self._note_deaths(silent)
-            self.rings[False].version += 1
-        self.ran_in_epoch.clear()
-
-    def _note_deaths(self, silent):
-        last, _, died, back, deaths = self.fates
-        new = silent & ~((died >= 0) & (back < 0))
-        died.copy_(torch.where(new, last + 1, died))
-        back.masked_fill_(new, -1)
-        deaths += new
-
-    def _read(self):
-        rows, columns = self.rings[False].read()
-        fates = None if self.fates is None else self.fates.to('cpu', copy=True)
-        kept = {n: p for n, p in self.places.items() if n not in self.left_out or rows[:, p].any()}
-        of = {n: rows[:, p].numpy() for n, p in kept.items()}
-        known = {n: o for n, o in self.known().items() if n in kept or n in self.left_out}
-        return [UnitRecord(columns, known, {n: r[:, 1:] for n, r in of.items()}, {n: r[:, 0] for n, r in of.items()},
-                           {n: fates[2:, p][:, 1:].numpy() for n, p in kept.items()}, self.ranks)]
-
-    @property
-    def nbytes(self) -> int:
-        own = 0 if self.fates is None else self.fates.nbytes + self.now.nbytes
-        return own + super().nbytes
+__all__ = ['MOST_CALLS', 'UnitTap', 'DeadUnits']
 
 # %% ../../nbs/callbacks/07_channels.ipynb #tap
 MOST_CALLS = 8  # calls of a module in one forward pass that are told apart; those of recurrent modules go on for ever

@@ -14,7 +14,8 @@ from fastai.basics import CancelFitException
 
 from ..analysis.report import Report, chosen_rules, examine
 from .compat import evaluating
-from .distributed import peers, world
+from .distributed import peers
+from .exchange import world
 from .observer import Recording, Visitor
 from ..core.arguments import check_whole
 from ..core.ranks import listed

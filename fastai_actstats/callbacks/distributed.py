@@ -14,28 +14,19 @@ from __future__ import annotations
 import json
 import warnings
 
-from fastai.torch_core import rank_distrib
 from torch import distributed as dist
 
 from .compat import default_store
-from .exchange import SLACK, LeftOut, Met, decided, meet, within
+from .exchange import SLACK, LeftOut, Met, decided, meet, within, world
 from .observer import Recording, Visitor
 from ..core.ranks import ByRank, listed
 from ..core.record import Record
 
 # %% auto #0
-__all__ = ['EACH_EPOCH', 'MODES', 'world', 'is_rank0', 'Peers', 'Ranks', 'has_ranks', 'merge_all', 'begin_fit', 'peers']
+__all__ = ['EACH_EPOCH', 'MODES', 'Peers', 'Ranks', 'has_ranks', 'merge_all', 'begin_fit', 'peers']
 
 # %% ../../nbs/callbacks/09_distributed.ipynb #peers-code
 EACH_EPOCH = 'a callback that reads records at the end of each epoch, such as SaveRecord'
-
-def world() -> tuple[int, int]: # Rank of this process, number of processes
-    "Who trains here: `(0, 1)` without torch.distributed"
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-
-def is_rank0() -> bool:
-    "Is this the process that writes files?"
-    return not (world()[0] or rank_distrib())
 
 class Peers:
     "The processes of one fit: which callbacks each of them has, and who answers no more"

@@ -18,6 +18,7 @@ from threading import Thread
 from typing import NamedTuple
 
 import torch
+from fastai.torch_core import rank_distrib
 from torch import distributed as dist
 
 from ..core.ranks import agree, as_record, digest, head, listed, notes, placed
@@ -25,7 +26,17 @@ from ..core.record import Record
 from ..kernels.eager import merge
 
 # %% auto #0
-__all__ = ['SLACK', 'TEAM', 'BLOCK', 'decided', 'within', 'plan_together', 'merge_rows', 'Met', 'LeftOut', 'meet']
+__all__ = ['SLACK', 'TEAM', 'BLOCK', 'world', 'is_rank0', 'decided', 'within', 'plan_together', 'merge_rows', 'Met', 'LeftOut',
+           'meet']
+
+# %% ../../nbs/callbacks/08_exchange.ipynb #world
+def world() -> tuple[int, int]: # Rank of this process, number of processes
+    "Who trains here: `(0, 1)` without torch.distributed"
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+def is_rank0() -> bool:
+    "Is this the process that writes files?"
+    return not (world()[0] or rank_distrib())
 
 # %% ../../nbs/callbacks/08_exchange.ipynb #together-code
 SLACK = 10. # Seconds that writing down what the ranks agreed on may take

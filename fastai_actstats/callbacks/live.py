@@ -18,7 +18,8 @@ from fastcore.imports import in_notebook
 
 from .compat import evaluating
 from .diagnose import watching
-from .distributed import EACH_EPOCH, is_rank0, merge_all, world
+from .distributed import EACH_EPOCH, merge_all
+from .exchange import is_rank0, world
 from .observer import Visitor
 from ..core.arguments import check_flag, check_number, check_path, check_whole
 from ..core.disk import atomic

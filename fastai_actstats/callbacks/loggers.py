@@ -17,7 +17,8 @@ import numpy as np
 
 from .compat import evaluating, wandb_step
 from .diagnose import watching
-from .distributed import EACH_EPOCH, is_rank0, merge_all
+from .distributed import EACH_EPOCH, merge_all
+from .exchange import is_rank0
 from .observer import Visitor
 from ..core.arguments import check_path, check_whole
 from ..core.record import Record

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from .compat import evaluating
 from .diagnose import watching
-from .distributed import EACH_EPOCH, has_ranks, is_rank0, merge_all, world
+from .distributed import EACH_EPOCH, has_ranks, merge_all
+from .exchange import is_rank0, world
 from .observer import Visitor
 from ..core import files
 from ..core.arguments import check_notes, check_path

@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 from ..analysis.weights import update_ratio
 from .base import StatsCallback
 from .compat import copied, local, sharded, to_change
-from .distributed import world
+from .exchange import world
 from ..core.accumulator import Accumulator
 from ..core.layers import NothingToWatch, choose, named_layers, own_parameters, type_name
 from ..core.record import Record

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +82,8 @@ class Accumulator:
         self.evaluations = 0  # under way, one amid the other
         self._paused = False  # do they interrupt a batch that is recorded?
         self.epoch, self.fit, self._mark = -1, -1, None
-        self.rows = self._blank = None
+        self.rows:Any = None  # float64 [L*K, B+9], from `add_layers` on
+        self._blank:Any = None
         self._cache = None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
 

@@ -6,9 +6,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastai_actstats.callbacks.channels import UnitAccumulator, UnitTap
+from fastai_actstats.callbacks.channels import UnitTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.callbacks.units import UnitAccumulator
 from fastai_actstats.core.accumulator import Accumulator
 from fastai_actstats.kernels.bins import Bins
 

@@ -146,7 +146,8 @@ def test_a_second_learner_on_the_model_and_one_callback_for_two():
 def test_channels_last_and_strided_outputs_are_not_copied():
     from fastai_actstats.kernels.eager import memory_order
     x = torch.randn(4, 8, 6, 6).to(memory_format=torch.channels_last)
-    for y in (x, x.permute(3, 1, 0, 2), torch.randn(5, 1).expand(5, 9)): assert memory_order(y)[0].data_ptr() == y.data_ptr()
+    for y in (x, x.permute(3, 1, 0, 2), torch.randn(5, 1).expand(5, 9)):
+        assert memory_order(y)[0].data_ptr() == y.data_ptr()
 
 def test_replicas_in_threads():
     "DataParallel copies a module's `__dict__`, hooks and all, and runs the copies in threads"
