@@ -4,6 +4,8 @@ Modules:
 
 - `fastai_actstats.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
+- `fastai_actstats.callbacks.checks`: What a check is, and how checks are run
+- `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.dead_units`: The callback that watches which units are ever alive
 - `fastai_actstats.distributed`: Several processes train together: one record of them all
 - `fastai_actstats.feature_plots`: Pictures of feature maps
@@ -24,6 +26,7 @@ Modules:
 - `fastai_actstats.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.states`: What a model, a data loader and the random number generators are made of, kept and put back
 - `fastai_actstats.summary`: `Summary`, what is kept of any number of values, and `fold`, which adds a tensor's values to one
 - `fastai_actstats.units`: Which units were alive when: what `DeadUnits` recorded, as a table and a picture
 - `fastai_actstats.watch`: Hooks that stay on a model exactly as long as its epochs run
