@@ -212,7 +212,8 @@ def _shuffled(trial, call_index):
 @check
 def loss_at_start(trial:Trial,
     far:float=3., # Most of it above a blind guess, in nats: outputs of std 1 give .5 (Karpathy 2019, "verify loss at init")
-    times:float=1000., # Regression: most mean squared error over the variance of the target; its root where the loss is not squared (tuned)
+    spread:float=10., # Regression: most std of the outputs over that of the targets (tuned)
+    offset:float=30., # Regression: most distance of outputs from the targets' mean, in their std; 5 in people's height, 7 in Celsius (tuned)
     below:float=.3 # Least of it over that of the best constant, in a model of shuffled weights
 ):
     "The loss of the first batch against that of a blind guess"
@@ -222,9 +223,9 @@ def loss_at_start(trial:Trial,
         if not math.isfinite(value):
             yield Finding('loss', 'nonfinite', 0, f"the loss of the first batch is {value}", "look at the scale of outputs and targets")
         elif call.kind == 'regression':
-            most = times if call.name == 'mse_loss' else math.sqrt(times)
             x, y = call.input.detach().float(), call.target.float()
-            if constant > 0 and value > most*constant:
+            wide = float(x.std(0).mean()) > spread*float((y - y.mean(0)).square().mean().sqrt())
+            if constant > 0 and (wide or value > constant*(offset**2 if call.name == 'mse_loss' else offset)):
                 yield Finding('loss', 'loss-at-start', 0, f"{value:.3g}, where the mean of the targets gives {constant:.3g}; outputs {float(x.mean()):.3g} ± {float(x.std()):.3g}, "
                               f"targets {float(y.mean()):.3g} ± {float(y.std()):.3g}", "normalise the targets; smaller weights in the last layer, the targets' mean as its bias")
         elif value - call.blind() > far:

@@ -18,9 +18,11 @@ from .trace import GATES, SQUASHERS, WEIGHTED, output_activation
 from .trial import CannotKnow, Trial, plain
 
 # %% auto #0
-__all__ = ['parameters_learn', 'units_differ', 'signal']
+__all__ = ['TABLES', 'parameters_learn', 'units_differ', 'signal']
 
 # %% ../../nbs/callbacks/checks_parameters.ipynb #gradients
+TABLES = nn.Embedding, nn.EmbeddingBag
+
 def _steps(trial, names, n, seed=0):
     "Gradients of up to `n` passes, the optimiser stepping between them; yields dicts, name → gradient or `None`"
     opt, params = None, [trial.params[k] for k in names]
@@ -47,7 +49,7 @@ def _layer(trial, name): return name.rpartition('.')[0] or 'model'
 @check
 def parameters_learn(trial:Trial,
     passes:int=4, # That a parameter without gradient is given; each zero that something starts from takes one
-    ratio:float=1e-6, # Least gradient of a layer's weights, root mean square, over the largest of all layers (tuned)
+    ratio:float=1e-6, # Least gradient of the first layer's weights, root mean square, over the largest of all layers (tuned)
     listed:int=8 # Layers named at most
 ):
     "A finite gradient that is not zero; in the optimiser, once"
@@ -60,7 +62,8 @@ def parameters_learn(trial:Trial,
     yield from _optimised(trial, every)
     grads = dict(zip(every, trial.gradients(trial.loss(trial.forward()), list(every.values()))))
     state = {n: _arrives(g) for n, g in grads.items()}
-    sizes = {n: float(_dense(g).float().square().mean().sqrt()) for n, g in grads.items() if state[n] == 'some' and every[n].dim() > 1}
+    tables = {id(p) for m in trial.names if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
+    sizes = {n: float(g.float().square().mean().sqrt()) for n, g in grads.items() if state[n] == 'some' and every[n].dim() > 1 and id(every[n]) not in tables}
     del grads
     bad = [n for n, s in state.items() if s == 'bad']
     if bad:
@@ -84,9 +87,9 @@ def parameters_learn(trial:Trial,
         if none: yield Finding(layer, 'no-gradient', 0, f"{short}: the loss does not depend on it in {passes} passes{more}", "look for it in `forward`; for `detach`, `.data` and `no_grad` behind it")
         else: yield Finding(layer, 'zero-gradient', 0, f"{short}: a gradient of exactly 0 in {passes} passes, the optimiser stepping between them{more}", "dead or saturated layers behind it; an activation or a loss without slope")
     if not idle and len(sizes) > 2:
-        name = min(sizes, key=sizes.get)
-        if sizes[name] < ratio*max(sizes.values()) and not isinstance(trial.model.get_submodule(_layer(trial, name)) if _layer(trial, name) != 'model' else None, nn.Embedding):
-            yield Finding(_layer(trial, name), 'vanishing', 0, f"the gradient of its weights is {sizes[name]/max(sizes.values()):.1e} of the largest", "ReLU-like activations instead of sigmoid or tanh, norm layers, residual connections")
+        first, small = next(iter(sizes.items()))
+        if small < ratio*max(sizes.values()):
+            yield Finding(_layer(trial, first), 'vanishing', 0, f"the gradient of its weights is {small/max(sizes.values()):.1e} of the largest", "ReLU-like activations instead of sigmoid or tanh, norm layers, residual connections")
 
 def _optimised(trial, every):
     "Each parameter in the optimiser, once"
@@ -117,7 +120,7 @@ def units_differ(trial:Trial,
     "Units of a layer are not copies of each other, and shared weights are shared"
     yield from _shared(trial)
     trial.traced.needed()
-    tables = {id(p) for m in trial.names if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for p in m.parameters(recurse=False)}
+    tables = {id(p) for m in trial.names if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
     alike = [n for n, p in trial.trainable().items() if p.dim() > 1 and len(p) > 1 and id(p) not in tables and _twins(p.detach().flatten(1)) > share]
     if not alike: return
     with trial.stepping():

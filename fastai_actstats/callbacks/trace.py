@@ -141,7 +141,7 @@ class Trace(Clock):
     ):
         super().__init__(deadline)
         self.names, self.inputs = names, [x for x in inputs if isinstance(x, torch.Tensor) and x.is_floating_point()]
-        self.stack, self.seen, self.losses, self.in_loss, self.wide, self.log_softmax, self.nonfinite = [], [], [], False, None, False, None
+        self.stack, self.seen, self.losses, self.in_loss, self.wide, self.log_softmax, self.nonfinite, self.embedded = [], [], [], False, None, False, None, False
 
     def hooks(self): # Handles
         "Modules say when they begin and end"
@@ -160,7 +160,9 @@ class Trace(Clock):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs, name = kwargs or {}, getattr(func, '__name__', '')
         call = None
-        if name in INDEXED: self._ids(*args, **kwargs)
+        if name in INDEXED:
+            self._ids(*args, **kwargs)
+            self.embedded = True
         if self.in_loss and name in LOSSES:
             call = LossCall(name, func, _bound(func, args, kwargs), None)
             _in_range(call)
@@ -213,7 +215,7 @@ class Trace(Clock):
         if not direct and any(s.name in WEIGHTED for s in self.seen): return {}
         x = x.detach().float()
         more = dict(direct=direct, rms=float(x.square().mean().sqrt()), most=float(x.abs().max()), std=float(x.std(unbiased=False)), mean=float(x.mean()))
-        if x.dim() == 2 and x.shape[0] > 1: more['features'] = x.std(0, unbiased=False).cpu()
+        if x.dim() == 2 and x.shape[0] > 1 and not self.embedded: more['features'] = x.std(0, unbiased=False).cpu()
         return more
 
     def of(self, kinds:set) -> list: # [`Seen`]

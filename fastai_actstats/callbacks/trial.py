@@ -244,7 +244,8 @@ class Trial:
     def without(self, kinds:tuple):
         "Modules whose class names contain one of `kinds` run in eval mode inside, whatever the model's mode"
         def off(m, args): m.training = False
-        handles = [m.register_forward_pre_hook(off) for m in self.names if not list(m.children()) and any(k in type(m).__name__ for k in kinds)]
+        handles = [m.register_forward_pre_hook(off) for m in self.names
+                   if any(k in type(m).__name__ for k in kinds) and (not list(m.children()) or isinstance(m, nn.modules.batchnorm._BatchNorm))]
         try: yield
         finally:
             for h in handles: h.remove()
