@@ -326,6 +326,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'fastai_actstats/callbacks/trial.py'),
                                                  'fastai_actstats.callbacks.trial.Trial._batch': ( 'callbacks/trial.html#trial._batch',
                                                                                                    'fastai_actstats/callbacks/trial.py'),
+                                                 'fastai_actstats.callbacks.trial.Trial._choose': ( 'callbacks/trial.html#trial._choose',
+                                                                                                    'fastai_actstats/callbacks/trial.py'),
                                                  'fastai_actstats.callbacks.trial.Trial.autocast': ( 'callbacks/trial.html#trial.autocast',
                                                                                                      'fastai_actstats/callbacks/trial.py'),
                                                  'fastai_actstats.callbacks.trial.Trial.backward': ( 'callbacks/trial.html#trial.backward',

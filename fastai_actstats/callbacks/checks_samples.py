@@ -63,7 +63,7 @@ def samples_apart(trial:Trial,
             if a.shape != b.shape: continue
             pairs = [(u, v) for u, v in zip(_by_sample(a, m), _by_sample(b, m))]
             if not pairs: continue
-            diffs = [(v - u).abs().flatten(1).amax(1)/_scale(a) for u, v in pairs]
+            diffs = [(v - u).abs().reshape(m, -1).amax(1)/_scale(a) for u, v in pairs]
             own = max(own, max(float(d[i]) for d in diffs))
             others.append(min((float(d[rest].max()), int((d[rest] > least).sum())) for d in diffs))
     if not others: raise CannotKnow("no output has an axis of samples")

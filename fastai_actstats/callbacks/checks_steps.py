@@ -97,9 +97,9 @@ def _floor(call):
 @check(dear=True)
 def one_batch(trial:Trial,
     samples:int=8, # To be learned by heart
-    steps:int=60, # At each learning rate
+    steps:int=150, # At each learning rate
     rates:tuple=(1e-3, 1e-2, 1e-1), # Learning rates of Adam
-    left:float=.5, # Of the loss between a constant's and the lowest, that must be gone
+    left:float=.8, # Of the loss between a constant's and the lowest, that may be left (tuned)
     share:float=.6 # Of the seconds that are left, at most
 ):
     "A handful of samples can be learned by heart"

@@ -146,7 +146,21 @@ class Trial:
         self.xb, self.yb = self._batch(learn.dls.train)
         sizes = [len(t) for t in tensors((self.xb, self.yb)) if t.dim()]
         self.bs = sizes[0] if sizes and len(set(sizes)) == 1 else None  # None: no axis of samples
-        self.x, self.y = self.part(range(min(self.bs, samples))) if self.bs else (self.xb, self.yb)
+        self.seconds = seconds
+        self._choose()
+
+    def _choose(self):
+        "As many samples as leave time for some thirty passes"
+        self.x, self.y = (self.xb, self.yb) if not self.bs else self.part(range(min(self.bs, self.samples)))
+        if not self.bs or self.bs <= 8: return
+        self.x, self.y = self.part(range(4))
+        start = time.perf_counter()
+        try:
+            with torch.no_grad(): self.forward()
+            enough = int(4*self.seconds/90/max(time.perf_counter() - start, 1e-6))  # a step takes three times as long as a pass
+        except Exception: enough = self.samples
+        self.samples = max(8, min(self.samples, enough))
+        self.x, self.y = self.part(range(min(self.bs, self.samples)))
 
     def _batch(self, dl):
         b = to_device(one_batch(dl), self.device)
