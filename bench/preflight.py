@@ -459,7 +459,7 @@ class Tied(nn.Module):
 pair('not_shared_text', 'not-shared', 'text', lambda j, f: learner(loaders(*stream(j)), Tied(('data' if j else 'copy') if f else ''), CE(), lr=3e-3))
 def constant(model, value):
     for n, p in model.named_parameters():
-        if p.dim() > 1: nn.init.constant_(p, value)
+        nn.init.constant_(p, value if p.dim() > 1 else 0.)
     return model
 pair('identical_units_images', 'identical-units', 'images', lambda j, f: image(j, f, lambda: constant(mlp(784, 10, 64, 3, flat=True), .02), lambda: mlp(784, 10, 64, 3, flat=True)))
 pair('identical_units_table', ('identical-units', 'zero-gradient'), 'tabular', lambda j, f: wine(j, f, lambda a, b: constant(mlp(a, b, act=nn.Sigmoid if j else nn.ReLU, depth=2), 0.), lambda a, b: mlp(a, b, depth=2)))
@@ -533,7 +533,7 @@ class Times(nn.Module):
 def half(learn):
     from fastai.callback.fp16 import MixedPrecision
     return learn.add_cb(MixedPrecision())
-pair('overflow_images', 'overflow', 'images', lambda j, f: half(image(j, f, lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Times(3e4), nn.Linear(64, 64), Times(1/3e4), nn.Linear(64, 10)), lambda: mlp(784, 10, flat=True))))
+pair('overflow_images', 'overflow', 'images', lambda j, f: half(image(j, f, lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 64), Times(1e6), nn.Linear(64, 64), Times(1e-6), nn.Linear(64, 10)), lambda: mlp(784, 10, flat=True))))
 pair('overflow_table', 'overflow', 'tabular', lambda j, f: half(wine(j, f, lambda a, b: nn.Sequential(nn.Linear(a, 64), Times(1e5), nn.Linear(64, 64), Times(1e-5), nn.Linear(64, b)), mlp)))
 class Faint(nn.Module):
     "A branch that float16 cannot hold"

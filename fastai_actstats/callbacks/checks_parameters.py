@@ -7,6 +7,7 @@ Does every parameter learn: has it a gradient, is it in the optimiser once, does
 # %% ../../nbs/callbacks/checks_parameters.ipynb #imports
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import torch
@@ -63,7 +64,7 @@ def parameters_learn(trial:Trial,
     grads = dict(zip(every, trial.gradients(trial.loss(trial.forward()), list(every.values()))))
     state = {n: _arrives(g) for n, g in grads.items()}
     tables = {id(p) for m in trial.names if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
-    sizes = {n: float(g.float().square().mean().sqrt()) for n, g in grads.items() if state[n] == 'some' and every[n].dim() > 1 and id(every[n]) not in tables}
+    sizes = {n: float(torch.linalg.vector_norm(g))/math.sqrt(g.numel()) for n, g in grads.items() if state[n] == 'some' and every[n].dim() > 1 and id(every[n]) not in tables}
     del grads
     bad = [n for n, s in state.items() if s == 'bad']
     if bad:
@@ -106,7 +107,8 @@ def _optimised(trial, every):
 # %% ../../nbs/callbacks/checks_parameters.ipynb #units
 def _twins(rows):
     "Share of rows that equal another one"
-    key = rows.double()@torch.linspace(1, 2, rows.shape[1], dtype=torch.float64, device=rows.device)
+    by = torch.linspace(1, 2, rows.shape[1], dtype=torch.float64, device=rows.device)
+    key = torch.cat([part.double()@by for part in rows.split(max(1, 2**20//max(1, rows.shape[1])))])
     _, where, n = torch.unique(key, return_inverse=True, return_counts=True)
     if (n > 1).sum() == 0: return 0.
     _, where, n = torch.unique(rows, dim=0, return_inverse=True, return_counts=True)

@@ -46,8 +46,10 @@ def step_helps(trial:Trial,
         opt.step()
         for n, p in every.items():
             if p.grad is None: continue
-            g, d = p.grad.to_dense() if p.grad.is_sparse else p.grad, p.detach() - before[n]
-            slope, gnorm, dnorm = slope + float((g.double()*d).sum()), gnorm + float(g.double().square().sum()), dnorm + float(d.double().square().sum())
+            for part in zip(*(t.flatten().split(2**20) for t in (p.grad.to_dense() if p.grad.is_sparse else p.grad, p.detach(), before[n]))):
+                g, new, old = (t.double() for t in part)
+                d = new - old
+                slope, gnorm, dnorm = slope + float(g@d), gnorm + float(g@g), dnorm + float(d@d)
         yield from _zeroed(opt, every)
         for p in every.values(): p.grad = None
         if gnorm == 0: raise CannotKnow("all gradients are 0")
