@@ -74,7 +74,7 @@ def inputs(trial:Trial,
 
 def _scale(trace, large, small, unequal):
     "What enters the first layer with weights"
-    first = [s for s in trace.seen if s.more.get('rms') is not None]
+    first = [s for s in trace.seen if s.more.get('direct') or s.more.get('rms') is not None and not trace.embedded]
     for s in first:
         m, features = s.more, s.more.get('features')
         wide = features[features > 0].sort().values if features is not None else ()

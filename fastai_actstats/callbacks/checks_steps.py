@@ -26,63 +26,94 @@ def _mean(lr): return float(np.exp(np.mean(np.log(np.maximum(np.abs(np.atleast_1
 
 @check
 def step_helps(trial:Trial,
-    worse:float=10., # Loss after a step over the loss before it, or over a blind guess's, that is too much (tuned)
+    worse:float=15., # Times the loss at the start, or a blind guess's, that the loss may rise to in some steps (tuned)
+    peak:float=300., # The same in one step at the schedule's highest learning rate, for which a warm-up may prepare (tuned)
+    passes:int=5, # Steps that are made
     further:float=1000., # Times the highest learning rate that would still lower the loss along the step, in one step (tuned)
-    steps:float=2e4 # Steps of the first one's gain that it would take to bring the loss to zero (tuned)
+    steps:float=5e4 # Steps of the first one's gain that it would take to bring the loss to zero (tuned)
 ):
-    "One step of the optimiser lowers the loss of the batch"
+    "Steps of the optimiser lower the loss of the batch"
     t = trial.traced.needed()
     every = trial.trainable()
     if not every or not t.trains: raise CannotKnow("the loss depends on no parameter")
     low, high = trial.schedule
+    params = list(every.values())
     with trial.stepping() as before:
         opt = trial.optimiser(low)
         loss = trial.loss(trial.forward())
         start = float(loss)
         if not math.isfinite(start): raise CannotKnow(f"the loss is {start}")
-        slope, gnorm, dnorm = 0., 0., 0.
-        trial.backward(loss, list(every.values()))
+        scale = max(abs(start), max((c.constant() if c.kind == 'regression' else c.blind() for c in t.trace.losses), default=0.), 1e-8)
+        trial.backward(loss, params)
         del loss
         opt.step()
-        for n, p in every.items():
-            if p.grad is None: continue
-            for part in zip(*(t.flatten().split(2**20) for t in (p.grad.to_dense() if p.grad.is_sparse else p.grad, p.detach(), before[n]))):
-                g, new, old = (t.double() for t in part)
-                d = new - old
-                slope, gnorm, dnorm = slope + float(g@d), gnorm + float(g@g), dnorm + float(d@d)
+        slope, gradient, way = _along(every, before)
+        if gradient == 0: raise CannotKnow("all gradients are 0")
         yield from _zeroed(opt, every)
-        for p in every.values(): p.grad = None
-        if gnorm == 0: raise CannotKnow("all gradients are 0")
-        if dnorm == 0:
+        if way == 0:
             yield Finding('model', 'lr-too-low', 0, f"a step at learning rate {_mean(low):.2g} changes no parameter", "the learning rate, and what the optimiser's `step` does")
             return
-        if slope > .01*math.sqrt(gnorm*dnorm):
-            yield Finding('model', 'uphill', 0, f"the step goes up the gradient: {slope:.2g} along it, where it should be below 0", "a minus too many or too few: sign of the learning rate, `maximize`, the optimiser's own `step`")
+        if slope > .01*gradient*way:
+            yield Finding('model', 'uphill', 0, f"the step goes up the gradient, at a cosine of {slope/gradient/way:.2g}; it should be below 0", "a minus too many or too few: sign of the learning rate, `maximize`, the optimiser's own `step`")
             return
-        after = trial.measured()
-        scale = max(abs(start), max((c.blind() if c.kind != 'regression' else c.constant() for c in t.trace.losses), default=0.), 1e-8)
-        if not math.isfinite(after) or after > start + worse*scale:
-            yield Finding('model', 'lr-too-high', 0, f"one step at learning rate {_mean(low):.2g} takes the loss of the batch from {start:.3g} to {after:.3g}", "a lower learning rate (`learn.lr_find()`), warm-up")
+        ratio = _mean(high)/_mean(low)
+        gain = -slope*ratio
+        if gain <= 0 or abs(start)/gain > steps:
+            if trial.lr_chosen: yield from _further(trial, every, before, start, gain, ratio, _mean(high), further)
             return
-        yield from _further(trial, every, before, start, slope, _mean(high)/_mean(low), _mean(high), further, steps)
+        reached, last = _rise(trial, opt, params, passes, start + worse*scale)
+        if reached > start + worse*scale:
+            yield Finding('model', 'lr-too-high', 0, f"at learning rate {_mean(low):.2g} the loss of the batch goes from {start:.3g} to {reached:.3g} in {last} step{'s'*(last > 1)}", "a lower learning rate (`learn.lr_find()`), warm-up")
+            return
+    if ratio <= 1.01: return
+    trial.reset()
+    with trial.stepping():
+        opt = trial.optimiser(high)
+        trial.backward(trial.loss(trial.forward()), params)
+        opt.step()
+        reached = trial.measured()
+        if not reached <= start + peak*scale:
+            yield Finding('model', 'lr-too-high', 0, f"one step at the schedule's highest learning rate, {_mean(high):.2g}, takes the loss of the batch from {start:.3g} to {reached:.3g}", "a lower learning rate (`learn.lr_find()`)")
+
+def _along(every, before):
+    "Gradient times step, norm of the gradient, norm of the step"
+    slope = gradient = way = 0.
+    for n, p in every.items():
+        if p.grad is None: continue
+        for part in zip(*(t.flatten().split(2**20) for t in (p.grad.to_dense() if p.grad.is_sparse else p.grad, p.detach(), before[n]))):
+            g, new, old = (t.double() for t in part)
+            d = new - old
+            slope, gradient, way = slope + float(g@d), gradient + float(g@g), way + float(d@d)
+    return slope, math.sqrt(gradient), math.sqrt(way)
+
+def _rise(trial, opt, params, passes, most): # Highest loss, and after how many steps
+    "The highest loss in some more steps on the same batch"
+    highest, at = -math.inf, 0
+    for step in range(1, passes + 1):
+        loss = trial.loss(trial.forward())
+        value = float(loss)
+        if not math.isfinite(value): return math.inf, step
+        if value > highest: highest, at = value, step
+        if value > most or step == passes: break
+        trial.backward(loss, params)
+        opt.step()
+    return highest, at
 
 def _zeroed(opt, every):
     opt.zero_grad()
     kept = [n for n, p in every.items() if p.grad is not None and (p.grad != 0).any() and any(p is q for group in opt.param_lists for q in group)]
     if kept: yield Finding('model', 'grads-kept', 0, f"after `zero_grad` of the optimiser {len(kept)} of {len(every)} parameters still have their gradients", "the optimiser's `zero_grad`: gradients of all batches add up")
 
-def _further(trial, every, before, start, slope, peak, lr, further, steps):
+def _further(trial, every, before, start, gain, ratio, lr, further):
     "How many times longer the step could be"
-    gain = -slope*peak
-    if gain <= 0 or abs(start)/gain < steps: return
     done, lowest, best = 1., start, 0.
-    for times in (peak*further, peak*further*10):  # the loss still falls so far away?
+    for times in (ratio*further, ratio*further*10):  # the loss still falls so far away?
         with torch.no_grad():
             for n, p in every.items(): p.copy_(before[n] + (p - before[n])*(times/done))
         done = times
         value = trial.measured()
         if math.isfinite(value) and value < lowest - 1e-6*abs(start): lowest, best = value, times
-    if best: yield Finding('model', 'lr-too-low', 0, f"at learning rate {lr:.2g} a step gains {gain:.1g} of a loss of {start:.3g}; one {best/peak:.0f} times as long gains {start - lowest:.2g}", "a higher learning rate (`learn.lr_find()`)")
+    if best: yield Finding('model', 'lr-too-low', 0, f"at learning rate {lr:.2g} a step gains {gain:.1g} of a loss of {start:.3g}; one {best/ratio:.0f} times as long gains {start - lowest:.2g}", "a higher learning rate (`learn.lr_find()`)")
 
 # %% ../../nbs/callbacks/checks_steps.ipynb #learned
 def _floor(call):

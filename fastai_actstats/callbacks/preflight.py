@@ -16,6 +16,7 @@ from weakref import WeakSet
 import pandas as pd
 import torch
 from fastai.basics import Callback
+from fastai.callback.schedule import ParamScheduler
 from torch import nn
 
 from ..distributed import is_rank0
@@ -108,7 +109,8 @@ class Preflight(Callback):
         if self._anywhere(message): raise RuntimeError(message or "the preflight of another process found something")
 
     def look(self): # What to say, `None` where nothing was found
-        try: self.report = preflight(self.learn, **self.kwargs)
+        given = dict(lr=[h['lr'] for h in self.learn.opt.hypers]) if not any(isinstance(cb, ParamScheduler) for cb in self.learn.cbs) else {}
+        try: self.report = preflight(self.learn, **(given | self.kwargs))
         except Exception as e:
             warnings.warn(f"Preflight could not look: {e or type(e).__name__}", stacklevel=2)
             return None

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
-from fastai.basics import L, first, to_device
+from fastai.basics import L, defaults, first, to_device
 from fastai.callback.fp16 import AMPMode, MixedPrecision, ModelToHalf
 from fastai.callback.mixup import MixHandler
 from fastai.callback.schedule import ParamScheduler
@@ -234,7 +234,7 @@ class Trial:
         return self._traced
 
     def trainable(self) -> dict: # Name → parameter
-        return {n: p for n, p in self.params.items() if p.requires_grad}
+        return {n: p for n, p in self.params.items() if p.requires_grad and p.numel()}
 
     def gradients(self, loss, params) -> list: # Tensor, or `None` where the loss does not depend on the parameter
         "Of the loss, without touching `.grad` or the hooks that wait for it"
@@ -274,6 +274,11 @@ class Trial:
                 for n, p in self.params.items():
                     p.grad = None
                     if n in kept: p.copy_(kept[n])
+
+    @property
+    def lr_chosen(self) -> bool: # By the user, not by fastai
+        sched = any(isinstance(cb, ParamScheduler) and 'lr' in cb.scheds for cb in self.learn.cbs)
+        return sched or np.any(np.asarray(self.learn.lr if self._lr is None else self._lr) != defaults.lr)
 
     @property
     def schedule(self): # Learning rates: one at the start of the fit, the highest

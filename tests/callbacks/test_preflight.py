@@ -266,6 +266,8 @@ def test_it_judges_the_learning_rate_of_the_schedule():
             learn.fit_one_cycle(1, lr)
         return [f.finding for f in learn.preflight.report]
     assert rate(1e-2) == [] and rate(1e-8) == ['lr-too-low'] and rate(250.) == ['lr-too-high']
+    learn = quiet(tabular(bench.mlp(13, 3), cbs=[Preflight(checks=['step_helps'])]))
+    with pytest.warns(UserWarning, match='lr-too-high'): learn.fit(1, 5.)
 
 # what it says
 
