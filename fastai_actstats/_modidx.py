@@ -294,6 +294,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'fastai_actstats/callbacks/trace.py'),
                                                  'fastai_actstats.callbacks.trace.Trace._note': ( 'callbacks/trace.html#trace._note',
                                                                                                   'fastai_actstats/callbacks/trace.py'),
+                                                 'fastai_actstats.callbacks.trace.Trace._owned': ( 'callbacks/trace.html#trace._owned',
+                                                                                                   'fastai_actstats/callbacks/trace.py'),
                                                  'fastai_actstats.callbacks.trace.Trace._wide': ( 'callbacks/trace.html#trace._wide',
                                                                                                   'fastai_actstats/callbacks/trace.py'),
                                                  'fastai_actstats.callbacks.trace.Trace.hooks': ( 'callbacks/trace.html#trace.hooks',

@@ -183,7 +183,7 @@ def output_fits_loss(trial:Trial,
     yield from found
     yield from _classes(trial)
     yield from _gradient(trial, flat)
-    if not any(f.finding == 'one-unit-softmax' for f in found): yield from _same(trial)
+    if t.trains and not any(f.finding == 'one-unit-softmax' for f in found): yield from _same(trial)
     try: losses(trial)  # where it calls none of torch's, the rest is not known
     finally: t.release()
 
@@ -230,5 +230,5 @@ def loss_at_start(trial:Trial,
                               f"targets {float(y.mean()):.3g} ± {float(y.std()):.3g}", "normalise the targets; smaller weights in the last layer, the targets' mean as its bias")
         elif value - call.blind() > far:
             yield Finding('loss', 'loss-at-start', 0, f"{value:.3g}, where a blind guess gives {call.blind():.3g}", "outputs far too large: normalised inputs, smaller initial weights in the last layers")
-        if trial.n and trial.n >= 8 and constant > 1e-6 and value < below*constant and _shuffled(trial, i) < below*constant:
+        if trial.n and trial.n >= 8 and constant > 1e-6 and 0 <= value < below*constant and _shuffled(trial, i) < below*constant:
             yield Finding('loss', 'leak', 0, f"{value:.3g}, where the best constant gives {constant:.3g}, and as low with shuffled weights", "the input holds the answer: look at what the model is given")

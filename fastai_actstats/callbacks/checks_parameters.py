@@ -94,6 +94,9 @@ def parameters_learn(trial:Trial,
 
 def _optimised(trial, every):
     "Each parameter in the optimiser, once"
+    strange = list(trial.traced.trace.strange.values())
+    if strange: yield Finding(strange[0][0], 'not-in-optimiser', 0, f"{len(strange)} parameters that the pass uses, of shape {', '.join(str(s) for _, s in strange[:3])}{', ...' if len(strange) > 3 else ''}, are none of the model's",
+                              "layers in an `nn.ModuleList`, not in a list; a loss's own parameters in the model")
     opt = trial.optimiser()
     count = Counter(id(p) for group in opt.param_lists for p in group)
     names = {id(p): n for n, p in every.items()}
@@ -121,7 +124,7 @@ def units_differ(trial:Trial,
 ):
     "Units of a layer are not copies of each other, and shared weights are shared"
     yield from _shared(trial)
-    trial.traced.needed()
+    if not trial.traced.needed().trains: raise CannotKnow("the loss depends on no parameter")
     tables = {id(p) for m in trial.names if isinstance(m, TABLES) for p in m.parameters(recurse=False)}
     alike = [n for n, p in trial.trainable().items() if p.dim() > 1 and len(p) > 1 and id(p) not in tables and _twins(p.detach().flatten(1)) > share]
     if not alike: return

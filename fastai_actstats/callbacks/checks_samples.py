@@ -72,7 +72,10 @@ def samples_apart(trial:Trial,
     if change > least:
         yield Finding('output', 'mixed-samples', 0, f"another sample in the place of one changes the outputs of {n} of the {m - 1} others, by {change:.2g} of the largest output",
                       "look for `view`, `reshape` or `transpose` across the batch, for `batch_first`, for softmax or norm over axis 0")
-    elif own <= least: raise CannotKnow("outputs hardly depend on the inputs")
+    elif own <= least:
+        apart = max(float((v[0] - v[0][:1]).abs().max())/_scale(o) for o in before for v in [_by_sample(o, m)] if v)
+        if apart <= least: raise CannotKnow("outputs hardly depend on the inputs")
+        yield Finding('output', 'mixed-samples', 0, f"outputs differ from place to place in the batch, by {apart:.2g} of the largest, and not with the sample that stands there", "look for an axis that is taken for that of the samples: `batch_first`")
 
 # %% ../../nbs/callbacks/checks_samples.ipynb #ahead
 def _shift(x, y, ignored=-100):

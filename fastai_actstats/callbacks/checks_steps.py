@@ -27,7 +27,7 @@ def _mean(lr): return float(np.exp(np.mean(np.log(np.maximum(np.abs(np.atleast_1
 @check
 def step_helps(trial:Trial,
     worse:float=15., # Times the loss at the start, or a blind guess's, that the loss may rise to in some steps (tuned)
-    peak:float=300., # The same in one step at the schedule's highest learning rate, for which a warm-up may prepare (tuned)
+    peak:float=300., # The same at the schedule's highest learning rate, for which a warm-up may prepare (tuned)
     passes:int=5, # Steps that are made
     further:float=1000., # Times the highest learning rate that would still lower the loss along the step, in one step (tuned)
     steps:float=5e4 # Steps of the first one's gain that it would take to bring the loss to zero (tuned)
@@ -57,9 +57,8 @@ def step_helps(trial:Trial,
             yield Finding('model', 'uphill', 0, f"the step goes up the gradient, at a cosine of {slope/gradient/way:.2g}; it should be below 0", "a minus too many or too few: sign of the learning rate, `maximize`, the optimiser's own `step`")
             return
         ratio = _mean(high)/_mean(low)
-        gain = -slope*ratio
-        if gain <= 0 or abs(start)/gain > steps:
-            if trial.lr_chosen: yield from _further(trial, every, before, start, gain, ratio, _mean(high), further)
+        if -slope*ratio <= 0 or abs(start) > steps*-slope*ratio:
+            if trial.lr_chosen: yield from _further(trial, opt, every, before, start, ratio, _mean(high), further, steps)
             return
         reached, last = _rise(trial, opt, params, passes, start + worse*scale)
         if reached > start + worse*scale:
@@ -71,9 +70,9 @@ def step_helps(trial:Trial,
         opt = trial.optimiser(high)
         trial.backward(trial.loss(trial.forward()), params)
         opt.step()
-        reached = trial.measured()
-        if not reached <= start + peak*scale:
-            yield Finding('model', 'lr-too-high', 0, f"one step at the schedule's highest learning rate, {_mean(high):.2g}, takes the loss of the batch from {start:.3g} to {reached:.3g}", "a lower learning rate (`learn.lr_find()`)")
+        reached, last = _rise(trial, opt, params, 2, start + peak*scale)
+        if reached > start + peak*scale:
+            yield Finding('model', 'lr-too-high', 0, f"at the schedule's highest learning rate, {_mean(high):.2g}, the loss of the batch goes from {start:.3g} to {reached:.3g} in {last} step{'s'*(last > 1)}", "a lower learning rate (`learn.lr_find()`)")
 
 def _along(every, before):
     "Gradient times step, norm of the gradient, norm of the step"
@@ -104,16 +103,22 @@ def _zeroed(opt, every):
     kept = [n for n, p in every.items() if p.grad is not None and (p.grad != 0).any() and any(p is q for group in opt.param_lists for q in group)]
     if kept: yield Finding('model', 'grads-kept', 0, f"after `zero_grad` of the optimiser {len(kept)} of {len(every)} parameters still have their gradients", "the optimiser's `zero_grad`: gradients of all batches add up")
 
-def _further(trial, every, before, start, gain, ratio, lr, further):
-    "How many times longer the step could be"
+def _further(trial, opt, every, before, start, ratio, lr, further, steps, warm=12):
+    "How many times longer steps could be; some more are made first, since RAdam begins with tiny ones"
+    params = list(every.values())
+    for _ in range(warm - 1):
+        trial.backward(trial.loss(trial.forward()), params)
+        opt.step()
+    gain = (start - trial.measured())*ratio/warm
+    if abs(start) < gain*steps: return
     done, lowest, best = 1., start, 0.
-    for times in (ratio*further, ratio*further*10):  # the loss still falls so far away?
+    for times in (ratio*further/warm, ratio*further/warm*10):  # the loss still falls so far away?
         with torch.no_grad():
             for n, p in every.items(): p.copy_(before[n] + (p - before[n])*(times/done))
         done = times
         value = trial.measured()
-        if math.isfinite(value) and value < lowest - 1e-6*abs(start): lowest, best = value, times
-    if best: yield Finding('model', 'lr-too-low', 0, f"at learning rate {lr:.2g} a step gains {gain:.1g} of a loss of {start:.3g}; one {best/ratio:.0f} times as long gains {start - lowest:.2g}", "a higher learning rate (`learn.lr_find()`)")
+        if math.isfinite(value) and value < lowest - 1e-5*abs(start): lowest, best = value, times*warm
+    if best: yield Finding('model', 'lr-too-low', 0, f"at learning rate {lr:.2g} a step gains {max(gain, 0):.1g} of a loss of {start:.3g}; one {best/ratio:.0f} times as long gains {start - lowest:.2g}", "a higher learning rate (`learn.lr_find()`)")
 
 # %% ../../nbs/callbacks/checks_steps.ipynb #learned
 def _floor(call):
@@ -137,6 +142,7 @@ def one_batch(trial:Trial,
 ):
     "A handful of samples can be learned by heart"
     t = trial.traced.needed()
+    if not t.trains: raise CannotKnow("the loss depends on no parameter")
     if not t.trace.losses: raise CannotKnow("the lowest loss is not known of a loss of your own")
     if len(t.trace.losses) > 1: raise CannotKnow("several losses are added up")
     if not trial.n or trial.n < 4: raise CannotKnow("the batch has no axis of samples")

@@ -75,17 +75,17 @@ def preflight(
                 outcomes.append(Outcome(name, 'not asked', 'more than a million parameters: overfit=True', 0.))
                 continue
             findings, outcome = run_check(name, c, values, trial)
-            found += findings
+            found += [(name, f) for f in findings]
             outcomes.append(outcome)
         sentence = _sentence(outcomes, trial, time.perf_counter() - start)
     return PreflightReport(_causes(found), outcomes, sentence)
 
 def _causes(found):
-    "Without what only follows from an input that is not finite, or from a model that does not run"
-    for kind in ('nonfinite', 'error'):
-        first = next((f for f in found if f.finding == kind), None)
-        if first is not None and (kind == 'error' or first.layer.startswith('input')): return [f for f in found if f is first or f.finding in ('token-ids', 'valid-differs')]
-    return list(dict.fromkeys(found))
+    "Without what only follows from a model that does not run, from an input that is not finite, or from the first layer that is not"
+    for check, kind in (('output_fits_loss', 'error'), ('inputs', 'nonfinite'), ('numbers', 'nonfinite')):
+        if any((c, f.finding) == (check, kind) for c, f in found):
+            return [f for c, f in found if (c, f.finding) == (check, kind) or c in ('inputs', 'modes', 'reproducible', 'samples_apart') and f.finding != 'nonfinite']
+    return list(dict.fromkeys(f for _, f in found))
 
 # %% ../../nbs/callbacks/preflight.ipynb #callback
 class Preflight(Callback):

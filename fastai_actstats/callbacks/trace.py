@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..layers import first_float
@@ -140,6 +141,7 @@ class Trace(Clock):
         inputs:tuple=() # What the model gets
     ):
         super().__init__(deadline)
+        self.known, self.strange = {id(p) for m in names for p in m.parameters(recurse=False)}, {}
         self.names, self.inputs = names, [x for x in inputs if isinstance(x, torch.Tensor) and x.is_floating_point()]
         self.stack, self.seen, self.losses, self.in_loss, self.wide, self.log_softmax, self.nonfinite, self.embedded = [], [], [], False, None, False, None, False
 
@@ -171,8 +173,15 @@ class Trace(Clock):
             call.output = out
             self.losses.append(call)
         elif self.in_loss: self._wide(name, args, out)
-        else: self._note(name, args, kwargs, out[0] if name in RECURRENT else out)
+        if name in WEIGHTED | INDEXED | {'batch_norm'}: self._owned(args)
+        if not self.in_loss: self._note(name, args, kwargs, out[0] if name in RECURRENT else out)
         return out
+
+    def _owned(self, args):
+        "Weights that are no parameters of the model: layers in a plain list, or in the loss"
+        for a in args[1:]:
+            for w in (a if isinstance(a, (list, tuple)) else (a,)):
+                if isinstance(w, nn.Parameter) and w.requires_grad and torch.is_grad_enabled() and id(w) not in self.known: self.strange.setdefault(id(w), ('loss' if self.in_loss else self.layer, tuple(w.shape)))
 
     def _ids(self, input, weight, *args, **kwargs):
         if isinstance(weight, torch.Tensor) and weight.dim() == 1: input, weight = weight, input  # F.embedding_bag took them so once
