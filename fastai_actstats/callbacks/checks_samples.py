@@ -74,7 +74,7 @@ def samples_apart(trial:Trial,
                       "look for `view`, `reshape` or `transpose` across the batch, for `batch_first`, for softmax or norm over axis 0")
     elif own <= least:
         apart = max(float((v[0] - v[0][:1]).abs().max())/_scale(o) for o in before for v in [_by_sample(o, m)] if v)
-        if apart <= least: raise CannotKnow("outputs hardly depend on the inputs")
+        if apart <= least or own > least/100: raise CannotKnow("outputs hardly depend on the inputs")
         yield Finding('output', 'mixed-samples', 0, f"outputs differ from place to place in the batch, by {apart:.2g} of the largest, and not with the sample that stands there", "look for an axis that is taken for that of the samples: `batch_first`")
 
 # %% ../../nbs/callbacks/checks_samples.ipynb #ahead
