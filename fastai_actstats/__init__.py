@@ -5,7 +5,11 @@ Modules:
 - `fastai_actstats.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.callbacks.checks`: What a check is, and how checks are run
+- `fastai_actstats.callbacks.checks_data`: Checks of the batch that goes into the model
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
+- `fastai_actstats.callbacks.trace`: What a model and its loss do in one pass, seen at every call of a torch function
+- `fastai_actstats.callbacks.trial`: A learner's model, loss and one batch of its data, run before training and leaving no trace
+- `fastai_actstats.callbacks.untouched`: A learner is used and stays as it was: its parts are kept and put back
 - `fastai_actstats.dead_units`: The callback that watches which units are ever alive
 - `fastai_actstats.distributed`: Several processes train together: one record of them all
 - `fastai_actstats.feature_plots`: Pictures of feature maps

@@ -16,7 +16,8 @@ from .bins import Bins
 from .callback import ActStats
 from .callbacks.checks import check, check_thresholds
 from .callbacks.preflight import Preflight, PreflightReport, preflight
-from .callbacks.trial import CannotKnow, Trial
+from .callbacks.clock import CannotKnow
+from .callbacks.trial import Trial
 from .compare import compare
 from .dead_units import DeadUnits
 from .embedding import embed

@@ -1,4 +1,4 @@
-"""Checks of what an output depends on: other samples, later positions, the mode, chance
+"""Checks of what an output depends on: other samples, later positions
 
 A model is run again with something changed that must not matter, and its outputs are compared."""
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..layers import first_float
 from ..rules import Finding
 from .checks import check
-from .trial import CannotKnow, Trial, tensors
+from .clock import CannotKnow
+from .trial import Trial
+from .untouched import tensors
 
 # %% auto #0
-__all__ = ['BATCHNORMS', 'DROPOUT', 'samples_apart', 'causality', 'modes', 'reproducible']
+__all__ = ['BATCHNORMS', 'largest', 'samples_apart', 'causality']
 
 # %% ../../nbs/callbacks/checks_samples.ipynb #apart
 BATCHNORMS = nn.modules.batchnorm._BatchNorm
@@ -38,11 +39,12 @@ def _by_sample(o, m): # Views [m, ...], of which one has to hold
     rest = len(o)//m
     return [o.reshape(m, rest, *o.shape[1:]), o.reshape(rest, m, *o.shape[1:]).transpose(0, 1)]
 
-def _scale(o): return max(float(o.abs().max()), 1e-12)
+def largest(o) -> float: return max(float(o.abs().max()), 1e-12)
 
 @torch.no_grad()
 def _outputs(trial, index, train=False):
-    return [o.detach().float() for o in tensors(trial.forward(*trial.part(index), train=train)) if o.is_floating_point()]
+    pred = trial.forward(*trial.part(index), train=train)
+    return [o.detach().float() for o in tensors(pred) if o.is_floating_point()]
 
 @check
 def samples_apart(trial:Trial,
@@ -63,24 +65,31 @@ def samples_apart(trial:Trial,
             if a.shape != b.shape: continue
             pairs = [(u, v) for u, v in zip(_by_sample(a, m), _by_sample(b, m))]
             if not pairs: continue
-            diffs = [(v - u).abs().reshape(m, -1).amax(1)/_scale(a) for u, v in pairs]
+            diffs = [(v - u).abs().reshape(m, -1).amax(1)/largest(a) for u, v in pairs]
             own = max(own, max(float(d[i]) for d in diffs))
             others.append(min((float(d[rest].max()), int((d[rest] > least).sum())) for d in diffs))
     if not others: raise CannotKnow("no output has an axis of samples")
     change, n = max(others)
     if not change == change: raise CannotKnow("outputs are not finite")
     if change > least:
-        yield Finding('output', 'mixed-samples', 0, f"another sample in the place of one changes the outputs of {n} of the {m - 1} others, by {change:.2g} of the largest output",
-                      "look for `view`, `reshape` or `transpose` across the batch, for `batch_first`, for softmax or norm over axis 0")
+        yield Finding('output', 'mixed-samples', 0,
+                      f"another sample in the place of one changes the outputs of {n} of the {m - 1} others, by "
+                      f"{change:.2g} of the largest output",
+                      "look for `view`, `reshape` or `transpose` across the batch, for `batch_first`, for softmax or "
+                      "norm over axis 0")
     elif own <= least:
-        apart = max(float((v[0] - v[0][:1]).abs().max())/_scale(o) for o in before for v in [_by_sample(o, m)] if v)
+        apart = max(float((v[0] - v[0][:1]).abs().max())/largest(o) for o in before for v in [_by_sample(o, m)] if v)
         if apart <= least or own > least/100: raise CannotKnow("outputs hardly depend on the inputs")
-        yield Finding('output', 'mixed-samples', 0, f"outputs differ from place to place in the batch, by {apart:.2g} of the largest, and not with the sample that stands there", "look for an axis that is taken for that of the samples: `batch_first`")
+        yield Finding('output', 'mixed-samples', 0,
+                      f"outputs differ from place to place in the batch, by {apart:.2g} of the largest, and not with "
+                      "the sample that stands there",
+                      "look for an axis that is taken for that of the samples: `batch_first`")
 
 # %% ../../nbs/callbacks/checks_samples.ipynb #ahead
 def _shift(x, y, ignored=-100):
     "How many positions later the targets stand in the input; `None` if they do not"
-    if x.dim() < 2 or x.shape != y.shape or x.shape[1] < 4 or x.is_floating_point() != y.is_floating_point(): return None
+    if x.dim() < 2 or x.shape != y.shape or x.shape[1] < 4: return None
+    if x.is_floating_point() != y.is_floating_point(): return None
     steps = x.shape[1]
     def share(k):
         a, b = y[:, :steps - k], x[:, k:]
@@ -105,7 +114,8 @@ def causality(trial:Trial,
     "Where the target of a position stands later in the input: no output depends on later inputs"
     trial.traced.needed()
     if not trial.n: raise CannotKnow("the batch has no axis of samples")
-    pairs = [(i, x, _shift(x, y)) for i, x in enumerate(trial.x) for y in trial.y if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor)]
+    targets = [y for y in trial.y if isinstance(y, torch.Tensor)]
+    pairs = [(i, x, _shift(x, y)) for i, x in enumerate(trial.x) if isinstance(x, torch.Tensor) for y in targets]
     found = next(((i, x, k) for i, x, k in pairs if k is not None and (k or not x.is_floating_point())), None)
     if not found: raise CannotKnow("does not apply: targets do not stand in the input")
     i, x, k = found
@@ -119,99 +129,17 @@ def causality(trial:Trial,
         for new in (x, later):
             trial.reset()
             pred = trial.forward((*trial.x[:i], new, *trial.x[i + 1:]), train=False)
-            outputs.append([_by_position(o.float(), n, steps) for o in tensors(pred) if o.is_floating_point() and o.dim()])
+            floats = [o.float() for o in tensors(pred) if o.is_floating_point() and o.dim()]
+            outputs.append([_by_position(o, n, steps) for o in floats])
     pairs = [(a, b) for a, b in zip(*outputs) if a is not None and b is not None and a.shape == b.shape]
     if not pairs: raise CannotKnow("no output has an axis of positions")
-    change = max(float((b - a)[:, :cut].abs().max())/_scale(a) for a, b in pairs)
+    change = max(float((b - a)[:, :cut].abs().max())/largest(a) for a, b in pairs)
     if k and change > least:
-        yield Finding('output', 'sees-ahead', 0, f"the target is the input {k} position{'s'*(k > 1)} later, and later inputs change earlier outputs, by {change:.2g} of the largest output",
+        yield Finding('output', 'sees-ahead', 0,
+                      f"the target is the input {k} position{'s'*(k > 1)} later, and later inputs change earlier "
+                      f"outputs, by {change:.2g} of the largest output",
                       "a causal mask; no bidirectional layer, no padding on both sides, no mean over positions")
     elif not k and change <= least:
-        yield Finding('output', 'leak', 0, "the target of each position is the token that is read there", "targets shifted by one: the token after it")
-
-# %% ../../nbs/callbacks/checks_samples.ipynb #modes
-DROPOUT = nn.modules.dropout._DropoutNd
-
-def _sizes(trial):
-    "Batchnorm with a momentum or a batch that it cannot work with"
-    for m, n in trial.names.items():
-        if not isinstance(m, BATCHNORMS) or m.running_mean is None or m.momentum is None: continue
-        if m.momentum < 1e-3 or m.momentum >= .9:
-            what = "its running statistics are those of the last batch" if m.momentum >= .9 else "its running statistics hardly move"
-            yield Finding(n, 'batchnorm', 0, f"momentum {m.momentum:g}: {what}", "momentum .1: torch counts the new batch's share, Keras the old one's")
-            break
-    few = [s for s in trial.traced.trace.seen if s.name == 'batch_norm' and s.more['training'] and s.more['values'] <= 2]
-    if few: yield Finding(few[0].layer, 'batchnorm', 0, f"statistics of {few[0].more['values']} values a channel", "larger batches, or group norm")
-    dl = trial.learn.dls.train
-    n, bs = getattr(dl, 'n', None), getattr(dl, 'bs', None)
-    if n and bs and bs > 1 and n % bs == 1 and not getattr(dl, 'drop_last', False) and trial.bs:
-        try: trial.forward(*trial.part([0]))
-        except ValueError as e:
-            if 'more than 1 value' in str(e): yield Finding('input', 'batchnorm', 0, f"{n} samples in batches of {bs}: the last one has a single sample, and a batchnorm fails on it", "`drop_last=True`, another batch size")
-
-@check
-def modes(trial:Trial,
-    dropout:float=.9, # Least probability of a dropout that is too much; .5 is usual (Srivastava et al. 2014)
-    least:float=.1 # Difference between outputs in both modes, dropout and batchnorm aside, that counts, over the largest output
-):
-    "Training and eval mode agree but for what is meant to differ"
-    t = trial.traced.needed()
-    for s in t.trace.seen:
-        if 'p' in s.more and s.more['on'] and s.more['p'] >= dropout:
-            yield Finding(s.layer, 'dropout', 0, f"dropout of {s.more['p']:.0%} of the values", "the probability is that of being dropped: .1 to .5")
-            break
-    yield from _sizes(trial)
-    for train in (True, False):
-        trial.model.train(train)
-        wrong = [n for m, n in trial.names.items() if isinstance(m, (BATCHNORMS, DROPOUT)) and m.training != train
-                 and (not list(m.parameters()) or any(p.requires_grad for p in m.parameters()))]
-        if wrong: yield Finding(wrong[0], 'wrong-mode', 0, f"{'eval' if train else 'training'} mode after `model.{'train' if train else 'eval'}()`; {len(wrong)} layers in all", "look for a `train` method of its own, and for modules that are kept in a plain list")
-    yield from _disagree(trial, least)
-
-@torch.no_grad()
-def _disagree(trial, least):
-    "Anything but dropout and batchnorm that the mode changes"
-    x, y = (trial.x, trial.y) if not trial.n else trial.part(range(min(trial.n, 8)))
-    def outputs(train, seed):
-        trial.reset()
-        with trial.without(('Dropout', 'Norm')):
-            return [o.float() for o in tensors(trial.forward(x, y, train=train, seed=seed)) if o.is_floating_point()]
-    a, b, evaluated = outputs(True, 0), outputs(True, 1), outputs(False, 0)
-    if len(a) != len(evaluated) or any(u.shape != v.shape for u, v in zip(a, evaluated)):
-        if [o.shape for o in a] != [o.shape for o in evaluated] and len(a) == 1 == len(evaluated):
-            yield Finding('output', 'train-eval', 0, f"outputs {tuple(a[0].shape)} in training mode, {tuple(evaluated[0].shape)} in eval mode", "look for `self.training` in the model")
-        return
-    for u, v, w in zip(a, b, evaluated):
-        if torch.equal(u, v) and torch.isfinite(u).all() and float((u - w).abs().max()) > least*max(_scale(u), _scale(w)):
-            yield Finding('output', 'train-eval', 0, f"outputs of the same samples differ by {float((u - w).abs().max())/max(_scale(u), _scale(w)):.2g} of the largest between training and eval mode, "
-                          "dropout and batchnorm aside", "look for `self.training` in the model: an activation that only one mode has?")
-            return
-
-# %% ../../nbs/callbacks/checks_samples.ipynb #reproducible
-@check
-def reproducible(trial:Trial,
-    least:float=1e-5 # Difference that counts, over the largest output (some GPU kernels add in another order each time)
-):
-    "Two passes in eval mode give the same"
-    trial.traced.needed()
-    x, y = (trial.x, trial.y) if not trial.n else trial.part(range(min(trial.n, 8)))
-    prints, outputs = [], []
-    for _ in range(2):
-        trial.reset()
-        seen = []
-        def look(m, args, output):
-            o = first_float(output)
-            if o is not None: seen.append((trial.names[m], float(o.detach().double().sum()), float(o.detach().double().square().sum())))
-        handles = [m.register_forward_hook(look) for m in trial.names]
-        try:
-            with torch.no_grad(): pred = trial.forward(x, y, train=False, seed=None)
-        finally:
-            for h in handles: h.remove()
-        prints.append(seen)
-        outputs.append([o.float() for o in tensors(pred) if o.is_floating_point()])
-    pairs = list(zip(*outputs))
-    if all(a.shape == b.shape and (torch.equal(a, b) or float((a - b).abs().max()) <= least*_scale(a) or a.isnan().any()) for a, b in pairs): return
-    def differs(p, q): return p != q and not all(abs(u - v) <= least*max(abs(u), 1e-12) for u, v in zip(p[1:], q[1:]))
-    layer = next((p[0] for p, q in zip(*prints) if differs(p, q)), 'output')
-    yield Finding(layer, 'not-reproducible', 0, f"two passes of the same samples in eval mode differ, here first, by {max(float((a - b).abs().max())/_scale(a) for a, b in pairs if a.shape == b.shape):.2g} of the largest output",
-                  "`F.dropout` wants `training=self.training`; noise, sampling or a state that eval mode does not switch off")
+        yield Finding('output', 'leak', 0,
+                      "the target of each position is the token that is read there",
+                      "targets shifted by one: the token after it")

@@ -1,4 +1,4 @@
-"""Checks that make steps: does one help, can one batch be learned, do numbers fit their format
+"""Does a step help?
 
 Steps are made by an optimiser of the learner's own kind that is thrown away, on parameters of which a copy is kept."""
 
@@ -12,24 +12,27 @@ import math
 import numpy as np
 import torch
 
-from ..layers import first_float
 from ..rules import Finding
+from ..states import exact
 from .checks import check
-from .trace import OutOfTime, Trace
-from .trial import CannotKnow, Trial, tensors
+from .clock import CannotKnow
+from .trial import Trial
 
 # %% auto #0
-__all__ = ['step_helps', 'one_batch', 'numbers']
+__all__ = ['step_helps']
 
 # %% ../../nbs/callbacks/checks_steps.ipynb #step
-def _mean(lr): return float(np.exp(np.mean(np.log(np.maximum(np.abs(np.atleast_1d(lr).astype(float)), 1e-45))))) if not isinstance(lr, slice) else float(lr.stop)
+def _mean(lr) -> float:
+    "Geometric mean of the learning rates of all parameter groups"
+    if isinstance(lr, slice): return float(lr.stop)
+    return float(np.exp(np.log(np.maximum(np.abs(np.atleast_1d(lr).astype(float)), 1e-45)).mean()))
 
 @check
 def step_helps(trial:Trial,
     worse:float=15., # Times the loss at the start, or a blind guess's, that the loss may rise to in some steps (tuned)
     peak:float=300., # The same at the schedule's highest learning rate, for which a warm-up may prepare (tuned)
     passes:int=5, # Steps that are made
-    further:float=1000., # Times the highest learning rate that would still lower the loss along the step, in one step (tuned)
+    further:float=1000., # Times as long a step that would still lower the loss (tuned)
     steps:float=5e4 # Steps of the first one's gain that it would take to bring the loss to zero (tuned)
 ):
     "Steps of the optimiser lower the loss of the batch"
@@ -43,7 +46,8 @@ def step_helps(trial:Trial,
         loss = trial.loss(trial.forward())
         start = float(loss)
         if not math.isfinite(start): raise CannotKnow(f"the loss is {start}")
-        scale = max(abs(start), max((c.constant() if c.kind == 'regression' else c.blind() for c in t.trace.losses), default=0.), 1e-8)
+        blind = [c.constant() if c.kind == 'regression' else c.blind() for c in t.trace.losses]
+        scale = max(abs(start), *blind, 1e-8)
         trial.backward(loss, params)
         del loss
         opt.step()
@@ -51,18 +55,28 @@ def step_helps(trial:Trial,
         if gradient == 0: raise CannotKnow("all gradients are 0")
         yield from _zeroed(opt, every)
         if way == 0:
-            yield Finding('model', 'lr-too-low', 0, f"a step at learning rate {_mean(low):.2g} changes no parameter", "the learning rate, and what the optimiser's `step` does")
+            yield Finding('model', 'lr-too-low', 0,
+                          f"a step at learning rate {_mean(low):.2g} changes no parameter",
+                          "the learning rate, and what the optimiser's `step` does")
             return
         if slope > .01*gradient*way:
-            yield Finding('model', 'uphill', 0, f"the step goes up the gradient, at a cosine of {slope/gradient/way:.2g}; it should be below 0", "a minus too many or too few: sign of the learning rate, `maximize`, the optimiser's own `step`")
+            yield Finding('model', 'uphill', 0,
+                          f"the step goes up the gradient, at a cosine of {slope/gradient/way:.2g}; it should be below "
+                          "0",
+                          "a minus too many or too few: sign of the learning rate, `maximize`, the optimiser's own "
+                          "`step`")
             return
         ratio = _mean(high)/_mean(low)
         if -slope*ratio <= 0 or abs(start) > steps*-slope*ratio:
-            if trial.lr_chosen: yield from _further(trial, opt, every, before, start, ratio, _mean(high), further, steps)
+            if trial.lr_chosen:
+                yield from _further(trial, opt, every, before, start, ratio, _mean(high), further, steps)
             return
         reached, last = _rise(trial, opt, params, passes, start + worse*scale)
         if reached > start + worse*scale:
-            yield Finding('model', 'lr-too-high', 0, f"at learning rate {_mean(low):.2g} the loss of the batch goes from {start:.3g} to {reached:.3g} in {last} step{'s'*(last > 1)}", "a lower learning rate (`learn.lr_find()`), warm-up")
+            yield Finding('model', 'lr-too-high', 0,
+                          f"at learning rate {_mean(low):.2g} the loss of the batch goes from {start:.3g} to "
+                          f"{reached:.3g} in {last} step{'s'*(last > 1)}",
+                          "a lower learning rate (`learn.lr_find()`), warm-up")
             return
     if ratio <= 1.01: return
     trial.reset()
@@ -72,15 +86,19 @@ def step_helps(trial:Trial,
         opt.step()
         reached, last = _rise(trial, opt, params, 2, start + peak*scale)
         if reached > start + peak*scale:
-            yield Finding('model', 'lr-too-high', 0, f"at the schedule's highest learning rate, {_mean(high):.2g}, the loss of the batch goes from {start:.3g} to {reached:.3g} in {last} step{'s'*(last > 1)}", "a lower learning rate (`learn.lr_find()`)")
+            yield Finding('model', 'lr-too-high', 0,
+                          f"at the schedule's highest learning rate, {_mean(high):.2g}, the loss of the batch goes "
+                          f"from {start:.3g} to {reached:.3g} in {last} step{'s'*(last > 1)}",
+                          "a lower learning rate (`learn.lr_find()`)")
 
 def _along(every, before):
     "Gradient times step, norm of the gradient, norm of the step"
     slope = gradient = way = 0.
     for n, p in every.items():
         if p.grad is None: continue
-        for part in zip(*(t.flatten().split(2**20) for t in (p.grad.to_dense() if p.grad.is_sparse else p.grad, p.detach(), before[n]))):
-            g, new, old = (t.double() for t in part)
+        grad = p.grad.to_dense() if p.grad.is_sparse else p.grad
+        for part in zip(*(t.flatten().split(2**20) for t in (grad, p.detach(), before[n]))):
+            g, new, old = (exact(t) for t in part)
             d = new - old
             slope, gradient, way = slope + float(g@d), gradient + float(g@g), way + float(d@d)
     return slope, math.sqrt(gradient), math.sqrt(way)
@@ -100,8 +118,13 @@ def _rise(trial, opt, params, passes, most): # Highest loss, and after how many 
 
 def _zeroed(opt, every):
     opt.zero_grad()
-    kept = [n for n, p in every.items() if p.grad is not None and (p.grad != 0).any() and any(p is q for group in opt.param_lists for q in group)]
-    if kept: yield Finding('model', 'grads-kept', 0, f"after `zero_grad` of the optimiser {len(kept)} of {len(every)} parameters still have their gradients", "the optimiser's `zero_grad`: gradients of all batches add up")
+    own = {id(p) for group in opt.param_lists for p in group}
+    kept = [n for n, p in every.items() if id(p) in own and p.grad is not None and (p.grad != 0).any()]
+    if kept:
+        yield Finding('model', 'grads-kept', 0,
+                      f"after `zero_grad` of the optimiser {len(kept)} of {len(every)} parameters still have their "
+                      "gradients",
+                      "the optimiser's `zero_grad`: gradients of all batches add up")
 
 def _further(trial, opt, every, before, start, ratio, lr, further, steps, warm=12):
     "How many times longer steps could be; some more are made first, since RAdam begins with tiny ones"
@@ -118,117 +141,8 @@ def _further(trial, opt, every, before, start, ratio, lr, further, steps, warm=1
         done = times
         value = trial.measured()
         if math.isfinite(value) and value < lowest - 1e-5*abs(start): lowest, best = value, times*warm
-    if best: yield Finding('model', 'lr-too-low', 0, f"at learning rate {lr:.2g} a step gains {max(gain, 0):.1g} of a loss of {start:.3g}; one {best/ratio:.0f} times as long gains {start - lowest:.2g}", "a higher learning rate (`learn.lr_find()`)")
-
-# %% ../../nbs/callbacks/checks_steps.ipynb #learned
-def _floor(call):
-    "The lowest loss that soft or smoothed targets leave"
-    y, eps = call.target, call.given.get('label_smoothing', 0.)
-    if call.kind == 'regression': return 0.
-    if call.kind == 'classes' and y.is_floating_point(): return float(-(y*y.clamp_min(1e-12).log()).sum(call.axis).mean())
-    if call.kind == 'binary': return float(-(torch.special.xlogy(y.float(), y.float()) + torch.special.xlogy(1 - y.float(), 1 - y.float())).mean())
-    c = call.input.shape[call.axis]
-    if not eps: return 0.
-    top = 1 - eps + eps/c
-    return -(top*math.log(top) + (c - 1)*eps/c*math.log(eps/c))
-
-@check(dear=True)
-def one_batch(trial:Trial,
-    samples:int=8, # To be learned by heart
-    steps:int=150, # At each learning rate
-    rates:tuple=(1e-3, 1e-2, 1e-1), # Learning rates of Adam
-    left:float=.8, # Of the loss between a constant's and the lowest, that may be left (tuned)
-    share:float=.6 # Of the seconds that are left, at most
-):
-    "A handful of samples can be learned by heart"
-    t = trial.traced.needed()
-    if not t.trains: raise CannotKnow("the loss depends on no parameter")
-    if not t.trace.losses: raise CannotKnow("the lowest loss is not known of a loss of your own")
-    if len(t.trace.losses) > 1: raise CannotKnow("several losses are added up")
-    if not trial.n or trial.n < 4: raise CannotKnow("the batch has no axis of samples")
-    every, limit = list(trial.trainable().values()), trial.left()*(1 - share)
-    x, y = trial.part(_different(trial, samples))
-    call = _call(trial, x, y)
-    low, high, reached = _floor(call), call.constant(), math.inf
-    if high - low < 1e-6: raise CannotKnow("the targets of the samples are all the same")
-    for lr in rates:
-        trial.reset()
-        with trial.stepping(), trial.without(('Dropout', 'DropPath')):
-            opt = torch.optim.Adam(every, lr=lr)
-            for step in range(steps):
-                if trial.left() < limit: raise OutOfTime()
-                loss = trial.loss(trial.forward(x, y, seed=step))
-                trial.backward(loss, every)
-                opt.step()
-                if (step + 1) % 10 == 0:
-                    reached = min(reached, _call(trial, x, y).value())
-                    if reached - low < left*(high - low): return
-    yield Finding('model', 'cannot-learn', 0, f"{len(tensors(y)[0])} samples, {len(rates)} times {steps} steps of Adam at {rates[0]:g} to {rates[-1]:g}: the loss falls to {reached:.3g}, where the best constant gives {high:.3g} and "
-                  f"{low:.3g} is the lowest", "what stands between input and loss: activations, shapes, axes, frozen or cut off layers")
-
-def _different(trial, n):
-    "Samples that differ in input and target from each other, as far as there are"
-    y = tensors(trial.y)
-    keys, picked = set(), []
-    for i in range(trial.n):
-        key = tuple(t[i].detach().cpu().float().numpy().tobytes() for t in tensors(trial.x) if t.dim() and len(t) == trial.n)
-        if key not in keys: keys.add(key); picked.append(i)
-    kinds = {}
-    for i in picked: kinds.setdefault(repr(y[0][i].flatten()[:8].tolist()) if y else '', []).append(i)
-    order = [i for row in zip(*[k + [None]*(len(picked) - len(k)) for k in kinds.values()]) for i in row if i is not None]
-    return order[:n]
-
-@torch.no_grad()
-def _call(trial, x, y):
-    "The learner's loss of these samples, as it calls torch's"
-    trace = Trace(trial.deadline, trial.names)
-    pred = trial.forward(x, y)
-    trace.in_loss = True
-    with trace: trial.loss(pred)
-    return trace.losses[0]
-
-# %% ../../nbs/callbacks/checks_steps.ipynb #numbers
-@check
-def numbers(trial:Trial,
-    scale:float=65536. # Loss scale to begin with, as `GradScaler` does
-):
-    "What is not finite in the first pass, and what mixed precision would lose"
-    t = trial.traced
-    if t.trace.nonfinite:
-        layer, n, size = t.trace.nonfinite
-        yield Finding(layer, 'nonfinite', 0, f"{n} of {size} values are NaN or Inf here first", "look at what goes into this layer: logarithm or root of 0, division by it, overflow in float16")
-        return
-    t.needed()
-    if trial.half is None: return
-    every, name = trial.trainable(), str(trial.half).removeprefix('torch.')
-    first = []
-    def look(m, args, output):
-        o = first_float(output)
-        if o is not None and not first and (torch.isnan(o) | torch.isinf(o)).any(): first.append(trial.names[m])
-    full = dict(zip(every, trial.gradients(trial.loss(trial.forward()), list(every.values()))))
-    alive = {n for n, g in full.items() if g is not None and (g != 0).any()}
-    del full
-    trial.reset()
-    handles = [m.register_forward_hook(look) for m in trial.names]
-    try:
-        with torch.autocast(trial.device.type, trial.half):
-            pred = trial.forward()
-            loss = trial.loss([o.float() for o in pred] if isinstance(pred, (list, tuple)) else pred.float())
-    except OutOfTime: raise
-    except RuntimeError as e: raise CannotKnow(f"the model does not run in {name} on {trial.device.type}: {str(e).splitlines()[0]}")
-    finally:
-        for h in handles: h.remove()
-    if first:
-        yield Finding(first[0], 'overflow', 0, f"values beyond {torch.finfo(trial.half).max:.3g} in {name}, here first", "`to_bf16`, smaller activations, this layer in float32")
-        return
-    scale = scale if trial.half == torch.float16 else 1.
-    while True:
-        grads = dict(zip(every, torch.autograd.grad(loss*scale, list(every.values()), retain_graph=True, allow_unused=True)))
-        if all(g is None or torch.isfinite(g).all() for g in grads.values()) or scale <= 1: break
-        scale /= 16  # as the scaler finds its scale, faster
-    lost = [n for n in alive if grads[n] is None or not (grads[n] != 0).any()]
-    bad = [n for n in every if grads[n] is not None and not torch.isfinite(grads[n]).all()]
-    if bad: yield Finding(bad[-1].rpartition('.')[0] or 'model', 'overflow', 0, f"gradients of {len(bad)} parameters are not finite in {name} at a loss scale of {scale:g}", "`to_bf16`; a smaller loss")
-    elif lost:
-        layer = next(n for n in every if n in lost).rpartition('.')[0] or 'model'
-        yield Finding(layer, 'underflow', 0, f"gradients of {len(lost)} of {len(every)} parameters vanish in {name} at a loss scale of {scale:g}, and do not in float32", "`to_bf16`; a larger loss scale")
+    if best:
+        yield Finding('model', 'lr-too-low', 0,
+                      f"at learning rate {lr:.2g} a step gains {max(gain, 0):.1g} of a loss of {start:.3g}; one "
+                      f"{best/ratio:.0f} times as long gains {start - lowest:.2g}",
+                      "a higher learning rate (`learn.lr_find()`)")

