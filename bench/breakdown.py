@@ -1,7 +1,7 @@
 """Where the time of ActStats goes: `python bench/breakdown.py`
 
-The loops of the CPU kernel, each over a slice in the first-level cache; and the parts of a training step of the reference CNN with
-ActStats, timed where they run. One thread, medians."""
+The loops of the CPU kernel, each over a slice in the first-level cache; and the parts of a training step of the
+reference CNN with ActStats, timed where they run. One thread, medians."""
 import time
 from collections import defaultdict
 from statistics import median
@@ -14,11 +14,11 @@ from fastai.basics import CrossEntropyLossFlat, Learner, set_seed
 from measure import settings, timed, write
 
 from fastai_actstats.all import ActStats
-from fastai_actstats.bins import Bins
+from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
 from fastai_actstats.demo import digits, reference_cnn
 from fastai_actstats.kernels import cpu
-from fastai_actstats.recorder import Recorder
-from fastai_actstats.watch import Tap
+from fastai_actstats.kernels.bins import Bins
 
 TIMES = 1000  # that a loop goes over its slice
 
@@ -32,7 +32,8 @@ def moments(v, slots, counts, rule):
     for _ in range(TIMES): counts[0, 0] += int(cpu._moments(v)[1])
 @nb.njit
 def linear(v, slots, counts, rule):
-    for _ in range(TIMES): cpu._linear_slots(v, nb.float32(rule[0]), nb.float32(rule[1]), nb.float32(rule[2]), int(rule[4]), slots)
+    for _ in range(TIMES):
+        cpu._linear_slots(v, nb.float32(rule[0]), nb.float32(rule[1]), nb.float32(rule[2]), int(rule[4]), slots)
 @nb.njit
 def tally(v, slots, counts, rule):
     for _ in range(TIMES): cpu._tally(slots, counts)
@@ -41,7 +42,8 @@ LOOPS = {'near-zero, minimum, maximum': bits, 'moments': moments, 'bin of each v
 
 def kernel(rounds):
     bins = Bins.linear(80, (-10., 10.))
-    v, slots, counts = torch.randn(cpu.SLICE).numpy(), np.empty(cpu.SLICE, np.int32), np.zeros((cpu.WAYS, bins.n + 2), np.int64)
+    v, slots, counts = torch.randn(cpu.SLICE).numpy(), np.empty(cpu.SLICE,
+                                                                np.int32), np.zeros((cpu.WAYS, bins.n + 2), np.int64)
     rule, times = np.array(bins.rule[:5], float), defaultdict(list)
     for i in range(rounds + 1):
         for name, loop in LOOPS.items():
@@ -52,7 +54,8 @@ def kernel(rounds):
 
 def step(rounds):
     parts = {name: [] for name in ('step', 'hooks', 'kernel', 'commit')}
-    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Recorder, 'close', 'commit')): timed(owner, name, parts[part])
+    for owner, name, part in ((Tap, '__call__', 'hooks'), (cpu, 'reduce_', 'kernel'), (Recorder, 'close', 'commit')):
+        timed(owner, name, parts[part])
     class Step(ActStats):
         def before_batch(self):
             super().before_batch()
@@ -69,7 +72,8 @@ def step(rounds):
     ms = {name: 1e3*median(times[len(times)//rounds:]) for name, times in parts.items()}
     ms['hooks'] -= ms['kernel']
     return [{'part': f"step of the reference CNN: {name}", 'each': f'{t:.3f} ms'} for name, t in
-            {'whole': ms['step'], 'kernel, 9 layers': ms['kernel'], 'hooks around it': ms['hooks'], 'commit': ms['commit']}.items()]
+            {'whole': ms['step'], 'kernel, 9 layers': ms['kernel'], 'hooks around it': ms['hooks'],
+             'commit': ms['commit']}.items()]
 
 def main():
     torch.set_num_threads(1)

@@ -2,9 +2,9 @@
 
     python bench/feature_maps.py
 
-Each way runs in a process of its own, after one forward pass and one small export that load every library. Measured is the
-highest resident memory of the process (VmHWM, reset before the run) above what it held before, less that of the forward
-pass alone. malloc is told to give large blocks back at once, in all processes alike. Linux only."""
+Each way runs in a process of its own, after one forward pass and one small export that load every library. Measured
+is the highest resident memory of the process (VmHWM, reset before the run) above what it held before, less that of
+the forward pass alone. malloc is told to give large blocks back at once, in all processes alike. Linux only."""
 import gc
 import json
 import os
@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-WAYS = {'forward': 'the forward pass alone', 'keep': 'keep every layer\'s output, draw nothing', 'iterate': 'for maps in feature_maps(...)',
+WAYS = {'forward': 'the forward pass alone', 'keep': 'keep every layer\'s output, draw nothing',
+        'iterate': 'for maps in feature_maps(...)',
         'save': 'save_feature_maps(...)'}
 SIZE, SEED = 224, 42
 
@@ -36,8 +37,9 @@ def measure(way):
     import torch
     from torch import nn
     from torchvision.models import resnet50
-    from fastai_actstats.feature_files import save_feature_maps
-    from fastai_actstats.feature_maps import feature_maps, layer_table
+
+    from fastai_actstats.features.maps import feature_maps, layer_table
+    from fastai_actstats.features.pages import save_feature_maps
     torch.set_num_threads(1)
     torch.manual_seed(SEED)
     model, x = resnet50(weights=None).eval(), torch.randn(1, 3, SIZE, SIZE)
@@ -47,7 +49,8 @@ def measure(way):
     def keep():
         kept = {}
         def hook(name):
-            def store(module, args, output): kept.setdefault(name, []).append(output.detach().clone())  # ReLUs work in place
+            # ReLUs work in place
+            def store(module, args, output): kept.setdefault(name, []).append(output.detach().clone())
             return store
         handles = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if leaf(n, m)]
         forward()
@@ -66,13 +69,14 @@ def measure(way):
         files = list(Path(folder).rglob('*'))
         written = sum(f.stat().st_size for f in files)
     largest = max(e.numel()*e.element_size() for e in outputs(model, x))
-    return dict(way=way, peak_bytes=memory, forward_bytes=base, above_forward_bytes=max(memory - base, 0), seconds=round(seconds, 2),
-                largest_output_bytes=largest, all_outputs_bytes=int(table['MiB'].sum()*2**20), layers=len(table), calls=int(table['calls'].sum()),
+    return dict(way=way, peak_bytes=memory, forward_bytes=base, above_forward_bytes=max(memory - base, 0),
+                seconds=round(seconds, 2), largest_output_bytes=largest,
+                all_outputs_bytes=int(table['MiB'].sum()*2**20), layers=len(table), calls=int(table['calls'].sum()),
                 written_bytes=written if way == 'save' else 0)
 
 def outputs(model, x):
     "Each leaf module's output, one at a time"
-    from fastai_actstats.feature_maps import feature_maps
+    from fastai_actstats.features.maps import feature_maps
     for one in feature_maps(model, x, lambda name, module: not list(module.children())): yield one.maps
 
 def plot(results, ax=None):
@@ -85,9 +89,12 @@ def plot(results, ax=None):
     ax.barh([WAYS[r['way']] for r in ways][::-1], values, color=['C0', 'C0', '0.6'])
     for i, v in enumerate(values): ax.text(max(v, limit) + 1.5, i, f'{v:.1f} MB', va='center')
     ax.axvline(limit, color='C3', ls='--', lw=1)
-    ax.text(limit + 1.5, -.42, f"twice the largest layer's output: {limit:.1f} MB", color='C3', va='center', size='small')
-    ax.set(xlabel="peak memory above the model's own forward pass (MB)", xlim=(0, 1.15*max(r['above_forward_bytes'] for r in ways)/1e6))
-    ax.set_title(f"All maps of a ResNet-50 at {SIZE} px, {ways[0]['calls']} outputs of {ways[0]['layers']} layers", fontsize='medium')
+    ax.text(limit + 1.5, -.42, f"twice the largest layer's output: {limit:.1f} MB", color='C3', va='center',
+            size='small')
+    ax.set(xlabel="peak memory above the model's own forward pass (MB)",
+           xlim=(0, 1.15*max(r['above_forward_bytes'] for r in ways)/1e6))
+    ax.set_title(f"All maps of a ResNet-50 at {SIZE} px, {ways[0]['calls']} outputs of {ways[0]['layers']} layers",
+                 fontsize='medium')
     ax.spines[['top', 'right']].set_visible(False)
     return ax.figure
 
@@ -99,9 +106,11 @@ def main():
         done = subprocess.run([sys.executable, __file__, way], env=env, capture_output=True, text=True)
         if done.returncode: raise SystemExit(f"{way} failed:\n{done.stderr}")
         ways.append(json.loads(done.stdout.splitlines()[-1]))
-        print(f"{WAYS[way]:45} {ways[-1]['above_forward_bytes']/1e6:7.1f} MB above the forward pass, {ways[-1]['seconds']:6.1f} s")
+        above, seconds = ways[-1]['above_forward_bytes']/1e6, ways[-1]['seconds']
+        print(f"{WAYS[way]:45} {above:7.1f} MB above the forward pass, {seconds:6.1f} s")
     import torch
-    results = dict(model='torchvision.models.resnet50(weights=None)', size=SIZE, seed=SEED, torch=str(torch.__version__),
+    results = dict(model='torchvision.models.resnet50(weights=None)', size=SIZE, seed=SEED,
+                   torch=str(torch.__version__),
                    python=platform.python_version(), threads=1, device='cpu', ways=ways)
     (HERE/'results').mkdir(exist_ok=True)
     (HERE/'results'/'feature_maps.json').write_text(json.dumps(results, indent=1) + '\n')

@@ -1,7 +1,8 @@
 """What the CUDA kernel executes for a value, counted in its machine code: `python bench/instructions.py`
 
-Needs no GPU: triton compiles for one that is not there, and brings NVIDIA's assembler. A multiprocessor starts 128 instructions of single
-threads in a cycle, so what stands in the loop bounds the speed wherever memory does not; this is a bound, not a measured time."""
+Needs no GPU: triton compiles for one that is not there, and brings NVIDIA's assembler. A multiprocessor starts 128
+instructions of single threads in a cycle, so what stands in the loop bounds the speed wherever memory does not; this
+is a bound, not a measured time."""
 import re
 import shutil
 import subprocess
@@ -38,7 +39,8 @@ def loop(cubin):
     with tempfile.NamedTemporaryFile(suffix='.cubin') as f:
         f.write(cubin)
         f.flush()
-        lines, registers = tool('nvdisasm', '-c', f.name).splitlines(), re.findall(r'REG:(\d+) STACK:(\d+)', tool('cuobjdump', '--dump-resource-usage', f.name))
+        lines, registers = tool('nvdisasm', '-c', f.name).splitlines(), re.findall(
+            r'REG:(\d+) STACK:(\d+)', tool('cuobjdump', '--dump-resource-usage', f.name))
     labels, names, loops = {}, [], [[]]
     for line in lines:
         if label := re.match(r'\s*(\.L_x_\d+):', line): labels[label[1]] = len(names)
@@ -54,8 +56,10 @@ def main():
         for dtype in TYPES:
             for log in (False, True):
                 names, registers, stack = loop(compiled(dtype, log, architecture).asm['cubin'])
-                rows.append({'GPU': f'sm_{architecture}', 'dtype': str(dtype).removeprefix('torch.'), 'bins': 'symlog' if log else 'linear',
-                             'instructions a value': len(names)*32*cuda.WARPS/cuda.TILE, 'barriers a tile': names.count('BAR'),
+                rows.append({'GPU': f'sm_{architecture}', 'dtype': str(dtype).removeprefix('torch.'),
+                             'bins': 'symlog' if log else 'linear',
+                             'instructions a value': len(names)*32*cuda.WARPS/cuda.TILE,
+                             'barriers a tile': names.count('BAR'),
                              'registers': registers, 'bytes spilled': stack})
     print(pd.DataFrame(rows).round(1).to_string(index=False))
     write('instructions', rows)

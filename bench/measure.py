@@ -20,7 +20,7 @@ def settings(section='bench'):
 def numbers(name): return [int(v) for v in settings()[name].split()]
 
 def alternate(ways:dict, rounds:int, clock=time.perf_counter, sync=None) -> dict: # name → seconds of each round
-    "Run every way once a round, so that a busy machine is as unkind to all; the first round warms up and does not count"
+    "Run every way once a round, so that a busy machine is as unkind to all; the first round does not count"
     times = {name: [] for name in ways}
     for i in range(rounds + 1):
         for name, run in ways.items():
@@ -48,7 +48,8 @@ def against(times, name, other, what): # two columns: a ratio, and its quartiles
 def added(steps, plain): # milliseconds a step of each round, with a watcher and without
     "Four columns: a step, and what it adds to the plain one of the same round"
     more, whole = [a - b for a, b in zip(steps, plain)], statistics.median(plain)
-    return {'ms a step': statistics.median(steps), 'adds, ms': statistics.median(more), 'adds, quartiles': between(more),
+    return {'ms a step': statistics.median(steps), 'adds, ms': statistics.median(more),
+            'adds, quartiles': between(more),
             'adds': statistics.median(more)/whole}
 
 def quiet(learn):
@@ -67,15 +68,17 @@ def timed(owner, name, into):
     setattr(owner, name, run)
 
 def machine():
-    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines() if l.startswith('model name')), '') \
+    cpu = next((l.split(':')[1].strip() for l in Path('/proc/cpuinfo').read_text().splitlines()
+                if l.startswith('model name')), '') \
         if Path('/proc/cpuinfo').exists() else platform.processor()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return dict(cpu=cpu, threads=torch.get_num_threads(), gpu=gpu, python=platform.python_version(), torch=torch.__version__)
+    return dict(cpu=cpu, threads=torch.get_num_threads(), gpu=gpu, python=platform.python_version(),
+                torch=torch.__version__)
 
-def write(name:str, rows:list):
+def write(name:str, rows:list, command:str|None=None):
     "The measured rows to `bench/results/NAME.json`, with machine, versions and command"
     versions = {name: version(name) for name in ('fastai', 'numba', 'triton') if find_spec(name)}
-    made = dict(command=f"python bench/{name}.py", machine=machine(), versions=versions,
+    made = dict(command=command or f"python bench/{name}.py", machine=machine(), versions=versions,
                 date=time.strftime('%Y-%m-%d'), rows=rows)
     (HERE/'results').mkdir(exist_ok=True)
     (HERE/'results'/f'{name}.json').write_text(json.dumps(made, indent=1) + '\n')

@@ -11,8 +11,9 @@ from measure import added, alternate, quiet, settings, write
 from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
 from fastai_actstats.demo import digits, reference_cnn
 
-RUNS = {'none': lambda: [], 'ActStats': lambda: [ActStats()], 'GradStats': lambda: [GradStats()], 'WeightStats': lambda: [WeightStats()],
-        'WeightStats(every=10)': lambda: [WeightStats(every=10)], 'DeadUnits': lambda: [DeadUnits()],
+RUNS = {'none': lambda: [], 'ActStats': lambda: [ActStats()], 'GradStats': lambda: [GradStats()],
+        'WeightStats': lambda: [WeightStats()], 'WeightStats(every=10)': lambda: [WeightStats(every=10)],
+        'DeadUnits': lambda: [DeadUnits()],
         'all four': lambda: [ActStats(), GradStats(), WeightStats(), DeadUnits()]}
 
 def main():

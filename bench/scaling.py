@@ -1,8 +1,8 @@
 """Memory, time a step and read-out against steps, layers and capacity: `python bench/scaling.py`
 
-Ours keeps a ring of fixed size; fastai's `ActivationStats(with_hist=True)` four numbers and 40 bins a step and layer; the classic
-recipe every activation. Each is filled in a process of its own, with the outputs of an identity, 128 values each; memory is by how much
-the process grew."""
+Ours keeps a ring of fixed size; fastai's `ActivationStats(with_hist=True)` four numbers and 40 bins a step and layer;
+the classic recipe every activation. Each is filled in a process of its own, with the outputs of an identity, 128
+values each; memory is by how much the process grew."""
 import os
 import statistics
 import time
@@ -18,9 +18,9 @@ from fastprogress.fastprogress import progress_bar
 from measure import between, numbers, write
 from torch import nn
 
-from fastai_actstats.bins import Bins
-from fastai_actstats.recorder import Recorder
-from fastai_actstats.watch import Tap
+from fastai_actstats.callbacks.hooks import Tap
+from fastai_actstats.core.accumulator import Recorder
+from fastai_actstats.kernels.bins import Bins
 
 X, NET = torch.randn(16, 8), nn.Identity()
 
@@ -36,7 +36,8 @@ class Ours:
     def read(self): return self.recorder.record.mean, self.recorder.record.hist
 
 class Fastai:
-    def __init__(self, layers, capacity): self.callback, self.layers, self.stats = ActivationStats(with_hist=True), layers, L()
+    def __init__(self, layers, capacity):
+        self.callback, self.layers, self.stats = ActivationStats(with_hist=True), layers, L()
     def step(self): self.stats.append(L(self.callback.hook(NET, (), X) for _ in range(self.layers)))
     def read(self):
         layers = [self.stats.itemgot(i) for i in range(self.layers)]
@@ -68,12 +69,14 @@ def measure(way, steps, layers, capacity):
         del times[:-500]
     grown, start = resident() - before, time.perf_counter()
     it.read()
-    return {'MiB': grown, 'us a step': statistics.median(times)*1e6, 'us, quartiles': between([t*1e6 for t in times]), 'read, s': time.perf_counter() - start}
+    return {'MiB': grown, 'us a step': statistics.median(times)*1e6, 'us, quartiles': between([t*1e6 for t in times]),
+            'read, s': time.perf_counter() - start}
 
 def main():
     torch.set_num_threads(1)
     sizes = [(n, 5) for n in numbers('steps')] + [(1024, n) for n in numbers('layers')]
-    runs = [(way, *size, c) for size in dict.fromkeys(sizes) for way in WAYS for c in (numbers('capacities') if way == 'ours' else [0])]
+    runs = [(way, *size, c) for size in dict.fromkeys(sizes) for way in WAYS
+            for c in (numbers('capacities') if way == 'ours' else [0])]
     rows = []
     for run in progress_bar(runs):
         with ProcessPoolExecutor(1, get_context('fork')) as one: got = one.submit(measure, *run).result()

@@ -8,6 +8,7 @@ import sys
 import time
 import warnings
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,21 @@ from fastai.callback.training import GradientAccumulation
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fastai_actstats import distributed, live
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, LiveStats, SaveRecord
+from fastai_actstats.all import (
+    ActStats,
+    DeadUnits,
+    Finding,
+    GradStats,
+    LiveStats,
+    SaveRecord,
+    StopOnTrouble,
+    WeightStats,
+)
+from fastai_actstats.analysis.rules import RULES, Rule
+from fastai_actstats.callbacks import distributed, live
+from fastai_actstats.callbacks.loggers import StatsLogger
+from fastai_actstats.core.summary import Summary
 from fastai_actstats.demo import _mnist_5000, reference_cnn
-from fastai_actstats.loggers import StatsLogger
 
 SEED, BS, LR = 42, 16, 6e-2
 DIGITS = None
@@ -42,7 +54,8 @@ def batches(rank, size, n):
 
 def loaders(train, valid=()):
     valid = valid or range(4000, 4000 + 2*BS)
-    dls = [DataLoader(torch.utils.data.Subset(digits(), list(part)), bs=BS, shuffle=False, num_workers=0) for part in (train, valid)]
+    dls = [DataLoader(torch.utils.data.Subset(digits(), list(part)), bs=BS, shuffle=False, num_workers=0)
+           for part in (train, valid)]
     return DataLoaders(*dls, device=torch.device('cpu'))
 
 def learner(model, dls, cbs, **kwargs):
@@ -51,14 +64,15 @@ def learner(model, dls, cbs, **kwargs):
     learn.logger = lambda *args: None
     return learn
 
-class Keep(Callback):
+class KeepOfRank(Callback):
     "Every activation of the named layers, and the gradient there: the independent reference"
     order = 5
     def __init__(self, names): self.names = names
     def before_fit(self):
         self.kept, self.grads, self.handles = [], [], []
         for name, m in self.model.named_modules():
-            if name.removeprefix('module.') in self.names: self.handles.append(m.register_forward_hook(self.hook(name.removeprefix('module.'))))
+            if name.removeprefix('module.') in self.names:
+                self.handles.append(m.register_forward_hook(self.hook(name.removeprefix('module.'))))
     def before_batch(self):
         if self.training: self.kept.append({}); self.grads.append({})
     def hook(self, name):
@@ -104,14 +118,17 @@ def equal(rank, size):
     "Two epochs with and without; every value kept"
     runs = {}
     for on in (False, True):
-        stats, keep, grads, units = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS + RELUS), GradStats(), DeadUnits()
+        stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), KeepOfRank(LAYERS + RELUS)
+        grads, units = GradStats(), DeadUnits()
         learn = learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, keep, grads, units] if on else [])
-        warned = said(lambda: learn.fit(2, LR))
-        runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)), values=[v for row in learn.recorder.values for v in row],
+        warned = said(partial(learn.fit, 2, LR))
+        runs[on] = dict(losses=torch.stack(list(learn.recorder.losses)),
+                        values=[v for row in learn.recorder.values for v in row],
                         weights=[p.detach().clone() for p in learn.model.parameters()], random=torch.rand(3))
     same = all(str(runs[False][k]) == str(runs[True][k]) if k == 'values' else
                all(map(torch.equal, runs[False][k], runs[True][k])) for k in runs[True])
-    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same, warned=warned, grad=grads.record, units=units.record,
+    return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, grads=keep.grads, same=same,
+                warned=warned, grad=grads.record, units=units.record,
                 relu=units.recorder.record,
                 by_rank=dict(stats.by_rank))
 
@@ -122,7 +139,8 @@ def each(rank, size):
         def before_batch(self): self.learn.xb = (self.xb[0]*(4 if rank == 1 else 1),)
     stats = ActStats(ranks='each')
     learner(ddp(model()), dls, [stats, Bright()]).fit(1, LR)
-    return dict(record=stats.record, by_rank=dict(stats.by_rank), distance=stats.by_rank.distance(), df=stats.by_rank.to_df())
+    return dict(record=stats.record, by_rank=dict(stats.by_rank), distance=stats.by_rank.distance(),
+                df=stats.by_rank.to_df())
 
 def local(rank, size):
     stats = ActStats(ranks='local')
@@ -144,7 +162,8 @@ def two_fits(rank, size):
     learn.fit(2, LR)
     learn.fit(1, LR)
     learn.validate()
-    return dict(record=stats.record, local=stats.recorder.record, seen=seen, saved=[f.name for f in saved.parent.iterdir()])
+    return dict(record=stats.record, local=stats.recorder.record, seen=seen,
+                saved=[f.name for f in saved.parent.iterdir()])
 
 class PassedOn(StatsLogger):
     def open(self): self.got = {}
@@ -160,14 +179,17 @@ def shown(rank, size):
     show = LiveStats(folder/f'{rank}.png', every=1e-6, notebook=False)
     show.budget = 1e9  # nothing keeps it from drawing
     stats, log = ActStats(), PassedOn()
-    try: warned = said(lambda: learner(ddp(model()), loaders(batches(rank, size, 4)), [stats, log, show, SaveRecord(folder/'run.npz')]).fit(3, LR))
+    try:
+        warned = said(lambda: learner(ddp(model()), loaders(batches(rank, size, 4)),
+                                      [stats, log, show, SaveRecord(folder/'run.npz')]).fit(3, LR))
     finally: live.live_figure, distributed.meet = figure, meet
     dist.barrier()
-    return dict(record=stats.record, drawn=drawn, got=getattr(log, 'got', None), meetings=len(met), files=sorted(f.name for f in folder.iterdir()), warned=warned)
+    return dict(record=stats.record, drawn=drawn, got=getattr(log, 'got', None), meetings=len(met),
+                files=sorted(f.name for f in folder.iterdir()), warned=warned)
 
 def uneven(rank, size):
     "The first rank has 5 batches an epoch, the others 8; gradients are averaged as long as all have batches"
-    stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), Keep(LAYERS)
+    stats, keep = ActStats(phase='both', bins=40, range=(-4, 4)), KeepOfRank(LAYERS)
     class Share(Callback):
         def after_backward(self):
             if self.iter >= 5: return
@@ -176,7 +198,8 @@ def uneven(rank, size):
                 p.grad /= size
     dls = loaders(batches(rank, size, 5 if rank == 0 else 8), range(4000, 4000 + (2 + rank)*BS))
     learn = learner(model(), dls, [stats, keep, Share()])
-    gather, torch_core.maybe_gather = torch_core.maybe_gather, lambda x, axis=0: x  # fastai gathers the losses of every batch
+    # fastai gathers the losses of every batch
+    gather, torch_core.maybe_gather = torch_core.maybe_gather, lambda x, axis=0: x
     try: warned = said(lambda: learn.fit(3, LR))
     finally: torch_core.maybe_gather = gather
     return dict(record=stats.record, local=stats.recorder.record, kept=keep.kept, warned=warned)
@@ -185,7 +208,8 @@ class Branches(nn.Module):
     "A layer that runs on the first rank only, and one that runs nowhere"
     def __init__(self):
         super().__init__()
-        self.stem, self.some, self.never, self.head = nn.Linear(784, 16), nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 10)
+        self.stem, self.some, self.never = nn.Linear(784, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 10)
     def forward(self, x):
         x = self.stem(x.flatten(1))
         return self.head(self.some(x) if dist.get_rank() == 0 else x)
@@ -193,13 +217,15 @@ class Branches(nn.Module):
 def never(rank, size):
     set_seed(SEED)
     stats = ActStats()
-    warned = said(lambda: learner(ddp(Branches(), find_unused_parameters=True), loaders(batches(rank, size, 3)), stats).fit(1, LR))
+    warned = said(lambda: learner(ddp(Branches(), find_unused_parameters=True), loaders(batches(rank, size, 3)),
+                                  stats).fit(1, LR))
     return dict(record=stats.record, local=stats.recorder.record, warned=warned)
 
 def late(rank, size, seconds=10., limit=60., cbs=()):
     stats = ActStats()
     stats.ranks.limit = limit
-    learn, start = learner(ddp(model()), loaders(batches(rank, size, 2)), [stats, Late(1, seconds), *cbs]), time.monotonic()
+    learn, start = learner(ddp(model()), loaders(batches(rank, size, 2)),
+                           [stats, Late(1, seconds), *cbs]), time.monotonic()
     warned = said(lambda: learn.fit(1, LR))
     return dict(record=stats.record, local=stats.recorder.record, warned=warned, seconds=time.monotonic() - start)
 
@@ -225,24 +251,154 @@ def trainer(rank, size):
     stats = ActStats(['*.1', '*.0'])
     learn = learner(model(), loaders(range(8*BS)), stats)
     with learn.distrib_ctx(cpu=True): learn.fit(2, LR)
-    return dict(record=stats.record, local=stats.recorder.record, hooks=sum(len(m._forward_hooks) for m in learn.model.modules()))
+    return dict(record=stats.record, local=stats.recorder.record,
+                hooks=sum(len(m._forward_hooks) for m in learn.model.modules()))
+
+def sgd(params, **kwargs): return OptimWrapper(params, torch.optim.SGD, **kwargs)
+
+class KeepParameters(Callback):
+    "Whole parameters before each step, their gradients, and what the step changed: gathered by torch, in one place"
+    order = 56
+    def __init__(self, bins): self.bins, self.kept = bins, []
+    def whole(self, x): return x.full_tensor() if hasattr(x, 'full_tensor') else x.clone()
+    def before_step(self):
+        with torch.no_grad():
+            self.old = {n: self.whole(p) for n, p in self.model.named_parameters()}
+            self.kept.append(dict(weights={n: Summary.of(x, self.bins, 'eager') for n, x in self.old.items()},
+                                  grads={n: Summary.of(self.whole(p.grad), self.bins, 'eager')
+                                         for n, p in self.model.named_parameters()}))
+    def after_step(self):
+        with torch.no_grad():
+            self.kept[-1]['updates'] = {n: Summary.of(self.whole(p) - self.old[n], self.bins, 'eager')
+                                        for n, p in self.model.named_parameters()}
 
 def fsdp(rank, size):
+    "fully_shard, with shards that are uneven or empty"
     from torch.distributed.fsdp import fully_shard
     m = model()
     mesh = dist.init_device_mesh('cpu', (size,))
     for block in m: fully_shard(block, mesh=mesh) if list(block.parameters()) else None
     fully_shard(m, mesh=mesh)
+    stats, grads, weights, keep = ActStats(), GradStats(), WeightStats(), KeepOfRank(LAYERS)
+    parameters = KeepParameters(weights.recorder.bins)
+    warned = said(lambda: learner(m, loaders(batches(rank, size, 3)), [stats, grads, weights, keep, parameters],
+                                  opt_func=sgd).fit(1, LR))
+    return dict(record=stats.record, local=stats.recorder.record, grad=grads.record, grads=keep.grads, warned=warned,
+                parameters=parameters.kept, weights=weights.record, weight_grads=weights.grads, updates=weights.updates)
+
+class Inside(nn.Module):
+    "What is averaged stands inside of a module of the user's own"
+    def __init__(self, body):
+        super().__init__()
+        self.body, self.temperature = body, 2.
+    def forward(self, x): return self.body(x)/self.temperature
+
+def inside(rank, size):
+    m, names = Inside(ddp(model())), [f'body.module.{n}' for n in LAYERS]
+    grads, keep = GradStats(), KeepOfRank(names)
+    learner(m, loaders(batches(rank, size, 3)), [grads, keep]).fit(1, LR)
+    return dict(grad=grads.record,
+                grads=[{n.removeprefix('body.module.'): g for n, g in o.items()} for o in keep.grads])
+
+class Fit:
+    "One fit of a scenario, with rules of its own: what came of it"
+    def __init__(self, cbs, n=4, epochs=2, model=None, limit=2.):
+        for cb in cbs:
+            if hasattr(cb, 'ranks'): cb.ranks.limit = limit
+        self.learn = learner(model or ddp(worker_model()), loaders(batches(dist.get_rank(), dist.get_world_size(), n)),
+                             cbs)
+        self.again(epochs)
+    def again(self, epochs=2):
+        dist.barrier()
+        start = time.monotonic()
+        self.warned = said(lambda: self.learn.fit(epochs, LR))
+        self.seconds, self.steps = time.monotonic() - start, len(self.learn.recorder.losses)
+        return dict(warned=self.warned, seconds=self.seconds, steps=self.steps)
+
+def worker_model(): set_seed(SEED); return nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Linear(16, 10))
+
+def with_rule(check):
+    "A scenario in which `picky` is a rule"
+    def scenario(rank, size):
+        RULES['picky'] = Rule(lambda rec: check(rank, size, rec), ('activations',))
+        try: return globals()['_' + check.__name__](rank, size)
+        finally: del RULES['picky']
+    return scenario
+
+def found(rec, since):
+    return [Finding(rec.layers[0], 'picky', since, 'seen', 'none')] if rec.steps[-1, 1] >= since else []
+
+def a_rule_raises(rank, size, rec):
+    if rank == size - 1 and rec.steps[-1, 1] >= 1: raise KeyError('oops')
+    return found(rec, 5) if rank == 0 else []
+
+def _a_rule_raises(rank, size):
+    "on the last rank; later the first one finds something"
+    stop = StopOnTrouble('picky', every=2)
+    fit = Fit([ActStats(), stop])
+    return dict(warned=fit.warned, seconds=fit.seconds, steps=fit.steps, reason=bool(stop.reason))
+
+def a_rule_hangs(rank, size, rec):
+    "once, for longer than the others wait"
+    if rank == size - 1 and rec.steps[-1, 1] == 1: time.sleep(1.5)
+    return found(rec, 5)
+
+def _a_rule_hangs(rank, size):
     stats = ActStats()
-    opt = lambda params, **kwargs: OptimWrapper(params, torch.optim.SGD, **kwargs)
-    learner(m, loaders(batches(rank, size, 3)), stats, opt_func=opt).fit(1, LR)
-    return dict(record=stats.record, local=stats.recorder.record)
+    fit = Fit([stats, StopOnTrouble('picky', every=2)], limit=.5)
+    first = dict(warned=fit.warned, seconds=fit.seconds, steps=fit.steps, ranks=stats.record.ranks)
+    return dict(first, again=fit.again())
+
+def stop_on_one(rank, size, rec): return found(rec, 1)
+
+def _stop_on_one(rank, size):
+    "Only the first rank has StopOnTrouble, which finds something at once"
+    stats = ActStats()
+    fit = Fit([stats, *[StopOnTrouble('picky', every=2)]*(rank == 0)])
+    return dict(warned=fit.warned, seconds=fit.seconds, steps=fit.steps, ranks=stats.record.ranks)
+
+rule_raises, rule_hangs, lone_stop = map(with_rule, (a_rule_raises, a_rule_hangs, stop_on_one))
+
+def lone_readers(rank, size):
+    "Only the first rank writes, draws and logs; a second fit follows"
+    folder = Path(sys.argv[1])/'lone_readers'
+    stats, grads, units = ActStats(), GradStats(), DeadUnits()
+    readers = [PassedOn(), LiveStats(folder/'live.png', notebook=False),
+               SaveRecord(folder/'run.npz')] if rank == 0 else []
+    fit = Fit([stats, grads, units, *readers], epochs=3)
+    first = dict(warned=fit.warned, seconds=fit.seconds, ranks=[o.record.ranks for o in (stats, grads)],
+                 count=int(stats.record.count.sum()))
+    again = fit.again()
+    return dict(first=first, again=again, record=stats.record, local=stats.recorder.record,
+                ranks=[o.record.ranks for o in (stats, grads)])
+
+def lone_stats(rank, size):
+    "The last rank has one callback only, then none, then all of them; then it is late as a fit begins"
+    last, folder, res = rank == size - 1, Path(sys.argv[1])/'lone_stats', []
+    def fit(cbs, limit=2.):
+        save = SaveRecord(folder/f'{len(res)}.npz')
+        run = Fit([*cbs, *[save]*bool(cbs)], limit=limit)
+        res.append(dict(warned=run.warned, seconds=run.seconds, steps=run.steps,
+                        ranks={cb.name: cb.record.ranks for cb in cbs}))
+    fit([ActStats()] if last else [ActStats(), GradStats()])
+    fit([] if last else [ActStats(), GradStats()])
+    fit([ActStats(), GradStats()])
+    class LateToBegin(Callback):
+        order = -30
+        def before_fit(self): time.sleep(1.5 if last else 0)
+    both = [ActStats(), LateToBegin()]
+    run = Fit(both, limit=.5)
+    res.append(dict(warned=run.warned, seconds=run.seconds, steps=run.steps, ranks={'act_stats': both[0].record.ranks}))
+    fit([ActStats()])
+    return dict(fits=res)
 
 def killed(rank, size, victim=None):
     "The last rank is killed in the middle of the second epoch"
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends the others when one is gone: here they shall have their say
+    # torchrun ends the others when one is gone: here they shall have their say
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     victim, stats = size - 1 if victim is None else victim, ActStats()
-    stats.ranks.limit = 12.  # longer than those wait who are in a collective with living ranks when another one has left it
+    # longer than those wait who are in a collective with living ranks when another one has left it
+    stats.ranks.limit = 12.
     cbs = [stats, At(6, lambda: os.kill(os.getpid(), signal.SIGKILL) if rank == victim else None)]
     learn, start = learner(ddp(model()), loaders(batches(rank, size, 4)), cbs), time.monotonic()
     try: learn.fit(3, LR)
@@ -271,7 +427,8 @@ def main(out, *scenarios):
     rank, size = dist.get_rank(), dist.get_world_size()
     for name in scenarios:
         result = globals()[name](rank, size)
-        with open(Path(out)/f'{name}.{rank}', 'wb') as f: pickle.dump(dict(result, size=size, host=os.environ.get('HOST', '')), f)
+        with open(Path(out)/f'{name}.{rank}', 'wb') as f:
+            pickle.dump(dict(result, size=size, host=os.environ.get('HOST', '')), f)
     os._exit(0) if {'killed', 'killed_first', 'gone'} & set(scenarios) else dist.destroy_process_group()
 
 if __name__ == '__main__': main(*sys.argv[1:])

@@ -1,4 +1,4 @@
-"""The documentation site: built by its one command, every link and picture there, every public name with its parameters."""
+"""The documentation site: built by one command, every link and picture there, every public name with its parameters."""
 import functools
 import http.server
 import inspect
@@ -12,9 +12,12 @@ from html.parser import HTMLParser
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 import fastai_actstats.all as everything
+
+pytestmark = pytest.mark.slow
+
 
 class Links(HTMLParser):
     def __init__(self, text):
@@ -32,7 +35,8 @@ class Links(HTMLParser):
 @pytest.fixture(scope='module')
 def site(tmp_path_factory):
     out = tmp_path_factory.mktemp('docs')/'site'
-    done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT/'docs'/'build.py'), str(out)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT/'docs'/'build.py'), str(out)], capture_output=True,
+                          text=True, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return out
 
@@ -52,24 +56,46 @@ def test_every_link_leads_somewhere_and_nothing_is_loaded_from_elsewhere(site, p
             target = (page.parent/unquote(url.path)).resolve() if url.path else page
             target = target/'index.html' if target.is_dir() else target
             if not target.exists(): wrong.append(f'{page.name}: {link}')
-            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids: wrong.append(f'{page.name}: {link}')
+            elif url.fragment and target in pages and unquote(url.fragment) not in pages[target].ids:
+                wrong.append(f'{page.name}: {link}')
     assert not wrong, wrong
     assert len(list(site.rglob('tutorials/pictures/*.png'))) > 15
+
+def entry(site, module, name):
+    "What a module's page says of a name"
+    page = (site/'reference'/f'{module}.html').read_text()
+    return page[page.index(f'id="{name}"'):]
 
 def test_every_public_name_is_there_with_its_parameters(site):
     index = (site/'reference'/'index.html').read_text()
     for name in everything.__all__:
         where = re.search(rf'href="([\w.]+)\.html#{name}"', index)
         assert where, name
-        page = (site/'reference'/f'{where[1]}.html').read_text()
-        section = page[page.index(f'id="{name}"'):]
-        for parameter in inspect.signature(getattr(everything, name)).parameters: assert f'{parameter}</code>' in section, (name, parameter)
-    assert 'Number of bins, or a' in (site/'reference'/'callback.html').read_text()  # what stands beside a parameter in the code
+        section = entry(site, where[1], name)
+        for parameter in inspect.signature(getattr(everything, name)).parameters:
+            assert f'{parameter}</code>' in section, (name, parameter)
+    where = re.search(r'href="([\w.]+)\.html#ActStats"', index)[1]
+    assert 'Number of bins, or a' in entry(site, where, 'ActStats')  # what stands beside a parameter in the code
+
+def test_modules_are_grouped_by_folder_and_those_of_the_inside_stand_apart(site):
+    home, index = ((site/name).read_text() for name in ('index.html', 'reference/index.html'))
+    menu = re.findall(r'href="reference/([\w.]+)\.html"', home[home.rindex('href="reference/index.html"'):])[1:]
+    package = ROOT/'fastai_actstats'
+    there = ['.'.join(f.relative_to(package).with_suffix('').parts) for f in package.rglob('*.py')
+             if f.stem not in ('__init__', '__main__', '_modidx', 'all')]
+    assert sorted(menu) == sorted(there)
+    public = set(re.findall(r'href="([\w.]+)\.html#', index))
+    assert set(menu[:len(public)]) == public
+    order = ['kernels', 'core', 'analysis', 'plots', 'callbacks', 'features', '']
+    for part in (menu[:len(public)], menu[len(public):]):
+        folders = [n.rpartition('.')[0] for n in part]
+        assert folders == sorted(folders, key=order.index)
 
 def test_it_can_be_searched_without_a_network(site):
     found = json.loads((site/'search'/'search_index.json').read_text())
     texts = ' '.join(doc['title'] + doc['text'] for doc in found['docs'])
-    for words in ('colourful dimension', 'Batchnorm against none', 'SaveRecord', 'total variation'): assert words in texts, words
+    for words in ('colourful dimension', 'Batchnorm against none', 'SaveRecord', 'total variation'):
+        assert words in texts, words
     assert list(site.glob('assets/javascripts/workers/search.*.js'))
 
 CHECK = """<!doctype html><body><script>
@@ -95,7 +121,8 @@ look();
 
 def test_a_browser_shows_every_page_and_picture(site, pages, tmp_path):
     browser = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-    if not browser: pytest.skip('no chromium here: pages and pictures were checked as files only (apt-get install chromium)')
+    if not browser:
+        pytest.skip('no chromium here: pages and pictures were checked as files only (apt-get install chromium)')
     missing, said, looked = [], [], threading.Event()
     class Handler(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
@@ -111,8 +138,9 @@ def test_a_browser_shows_every_page_and_picture(site, pages, tmp_path):
     (site/'look.html').write_text(CHECK % json.dumps([str(f.relative_to(site)) for f in pages]))
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', f'--user-data-dir={tmp_path}',
-                   '--remote-debugging-port=0', f'http://127.0.0.1:{server.server_port}/look.html']
+        command = [browser, '--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage',
+                   f'--user-data-dir={tmp_path}', '--remote-debugging-port=0',
+                   f'http://127.0.0.1:{server.server_port}/look.html']
         running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         looked.wait(180)
         running.kill()
@@ -130,5 +158,6 @@ def pages(folder):
     return [{'Home': 'index.md'}]
 build.write_pages = pages
 build.build(sys.argv[1])"""
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(tmp_path)], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, str(tmp_path)], capture_output=True,
+                          text=True, cwd=ROOT)
     assert done.returncode != 0 and "'tutorials/nowhere.md', but the target is not found" in done.stderr, done.stderr

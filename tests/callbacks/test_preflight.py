@@ -12,7 +12,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, hooks_on
 from fastai.basics import (Adam, BCEWithLogitsLossFlat, Callback, CrossEntropyLossFlat, DataLoader, DataLoaders, Learner, MSELossFlat, OptimWrapper, SGD,
                            params, ranger, set_seed)
 from fastai.callback.fp16 import MixedPrecision
@@ -21,10 +20,11 @@ from fastai.callback.rnn import rnn_cbs
 from torch import nn
 from torch.nn import functional as F
 
+from helpers import LossTrace, ROOT, hooks_on, quiet
 from fastai_actstats.callbacks.checks import CHECKS, check, check_thresholds
 from fastai_actstats.callbacks.preflight import Preflight, preflight
 from fastai_actstats.callbacks.clock import CannotKnow
-from fastai_actstats.rules import Finding
+from fastai_actstats.analysis.rules import Finding
 
 def load(name):
     spec = importlib.util.spec_from_file_location(f'bench_{name}', ROOT/'bench'/f'{name}.py')
@@ -35,11 +35,6 @@ def load(name):
 bench = load('preflight')
 PAIRS = [n for n, c in bench.CASES.items() if c.finding]
 HEALTHY = [n for n, c in bench.CASES.items() if not c.finding and not n.endswith('_twin')]
-
-def quiet(learn):
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == 'progress'])
-    learn.logger = lambda *args: None
-    return learn
 
 def found(learn, **kwargs):
     "Findings, by name"
