@@ -1,8 +1,8 @@
-"""Learners with a fault put in on purpose, their twins without it, healthy ones of many kinds, and what `preflight` says of each.
+"""Learners with a fault put in on purpose, their twins without it, healthy ones: what `preflight` says of each.
 
-`python bench/preflight.py` looks at them and writes `bench/results/preflight.json` and `docs/preflight.md`. `--runs tune` looks at those
-that thresholds were chosen on instead: other data, sizes, seeds, losses and optimisers. Names of cases as arguments: only these, and
-nothing is written."""
+`python bench/preflight.py` runs it on them and writes `bench/results/preflight.json` and `docs/preflight.md`.
+`--runs tune` takes those that thresholds were chosen on instead: other data, sizes, seeds, losses and optimisers.
+`--page` only writes the page from the results. Names of cases as arguments: only these, and nothing is written."""
 from __future__ import annotations
 
 import argparse
@@ -16,8 +16,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.basics import (Adam, BCEWithLogitsLossFlat, CrossEntropyLossFlat, DataLoader, DataLoaders, L1LossFlat, LabelSmoothingCrossEntropyFlat, Lamb, Learner,
-                           MSELossFlat, OptimWrapper, RMSProp, SGD, params, ranger, set_seed)
+from fastai.basics import (
+    SGD,
+    Adam,
+    BCEWithLogitsLossFlat,
+    CrossEntropyLossFlat,
+    DataLoader,
+    DataLoaders,
+    L1LossFlat,
+    LabelSmoothingCrossEntropyFlat,
+    Lamb,
+    Learner,
+    MSELossFlat,
+    OptimWrapper,
+    RMSProp,
+    params,
+    ranger,
+    set_seed,
+)
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,7 +53,8 @@ def loaders(x, y, valid=None, bs=64, shuffle=True, drop_last=True):
     cut = len(y if not isinstance(y, tuple) else y[0])*3//4
     train = list(zip(*(o[:cut] for o in (*xs, *ys))))
     valid = list(zip(*(o[cut:] for o in (*xs, *ys)))) if valid is None else list(zip(*valid))
-    dls = DataLoaders(DataLoader(train, bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0), DataLoader(valid, bs=bs, num_workers=0), device=torch.device('cpu'))
+    dls = DataLoaders(DataLoader(train, bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=0),
+                      DataLoader(valid, bs=bs, num_workers=0), device=torch.device('cpu'))
     dls.n_inp = len(xs)
     return dls
 
@@ -89,7 +106,8 @@ def stream(judge, n=400, length=16, vocab=30):
 def mlp(ins, outs, width=64, depth=3, act=nn.ReLU, norm=None, drop=0., flat=False):
     layers, size = ([nn.Flatten()] if flat else []), ins
     for _ in range(depth - 1):
-        layers += [nn.Linear(size, width), *([norm(width)] if norm else []), act(), *([nn.Dropout(drop)] if drop else [])]
+        layers += [nn.Linear(size, width), *([norm(width)] if norm else []), act()]
+        if drop: layers.append(nn.Dropout(drop))
         size = width
     return nn.Sequential(*layers, nn.Linear(size, outs))
 
@@ -97,7 +115,8 @@ class Tokens(nn.Module):
     "Embedding, a body over positions, a head; `pooled`: one output a sentence"
     def __init__(self, body, vocab=40, width=32, outs=3, pooled=True, positions=0, sd=None):
         super().__init__()
-        self.embed, self.body, self.head, self.pooled = nn.Embedding(vocab, width), body, nn.Linear(body_width(body, width), outs), pooled
+        self.embed, self.body, self.pooled = nn.Embedding(vocab, width), body, pooled
+        self.head = nn.Linear(body_width(body, width), outs)
         self.position = nn.Parameter(torch.randn(positions, width)*.02) if positions else None
         if sd: nn.init.normal_(self.embed.weight, 0, sd)
     def forward(self, x):
@@ -114,7 +133,8 @@ class Attention(nn.Module):
     "Transformer encoder, causal or not"
     def __init__(self, width=32, heads=4, layers=2, causal=False, batch_first=True, drop=.1, norm_first=False):
         super().__init__()
-        layer = nn.TransformerEncoderLayer(width, heads, 2*width, dropout=drop, batch_first=batch_first, norm_first=norm_first)
+        layer = nn.TransformerEncoderLayer(width, heads, 2*width, dropout=drop, batch_first=batch_first,
+                                           norm_first=norm_first)
         self.encoder, self.causal = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False), causal
     def forward(self, x):
         mask = torch.triu(torch.full((x.shape[1],)*2, -torch.inf), 1) if self.causal else None
@@ -127,18 +147,24 @@ class TextCNN(nn.Module):
 class AutoEncoder(nn.Module):
     def __init__(self, ins, code=16, last=None):
         super().__init__()
-        self.layers = nn.Sequential(nn.Linear(ins, 64), nn.ReLU(), nn.Linear(64, code), nn.ReLU(), nn.Linear(code, 64), nn.ReLU(), nn.Linear(64, ins), *([last] if last else []))
+        self.layers = nn.Sequential(nn.Linear(ins, 64), nn.ReLU(), nn.Linear(64, code), nn.ReLU(),
+                                    nn.Linear(code, 64), nn.ReLU(), nn.Linear(64, ins), *([last] if last else []))
     def forward(self, x): return self.layers(x)
 
 class TwoHeads(nn.Module):
-    def __init__(self): super().__init__(); self.body, self.a, self.b = mlp(13, 32, 32, 2), nn.Linear(32, 3), nn.Linear(32, 1)
-    def forward(self, x): x = F.relu(self.body(x)); return self.a(x), self.b(x)
+    def __init__(self):
+        super().__init__()
+        self.body, self.a, self.b = mlp(13, 32, 32, 2), nn.Linear(32, 3), nn.Linear(32, 1)
+    def forward(self, x):
+        x = F.relu(self.body(x))
+        return self.a(x), self.b(x)
 
 class Low(nn.Module):
     "A linear layer with an adapter that begins at zero (LoRA); the layer itself is frozen"
     def __init__(self, a, b, rank=4):
         super().__init__()
-        self.base, self.down, self.up = nn.Linear(a, b).requires_grad_(False), nn.Linear(a, rank, bias=False), nn.Linear(rank, b, bias=False)
+        self.base = nn.Linear(a, b).requires_grad_(False)
+        self.down, self.up = nn.Linear(a, rank, bias=False), nn.Linear(rank, b, bias=False)
         nn.init.zeros_(self.up.weight)
     def forward(self, x): return self.base(x) + self.up(self.down(x))
 
@@ -157,7 +183,8 @@ def case(*finding, work='', twin=''):
         return f
     return add
 
-def learner(dls, model, loss, opt=Adam, lr=1e-3, **kwargs): return Learner(dls, model, loss_func=loss, opt_func=opt, lr=lr, **kwargs)
+def learner(dls, model, loss, opt=Adam, lr=1e-3, **kwargs):
+    return Learner(dls, model, loss_func=loss, opt_func=opt, lr=lr, **kwargs)
 
 CE, BCE, MSE = CrossEntropyLossFlat, BCEWithLogitsLossFlat, MSELossFlat
 def torch_opt(cls, **kw): return partial(OptimWrapper, opt=partial(cls, **kw))
@@ -198,7 +225,9 @@ def dense(channels=(8, 16, 32), act=nn.ReLU, norm=None, drop=0.):
     for c in channels:
         layers += [nn.Conv2d(size, c, 3, 2, 1), *([norm(c)] if norm else []), act()]
         size = c
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), *([nn.Dropout(drop)] if drop else []), nn.Linear(size, 10))
+    layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    if drop: layers.append(nn.Dropout(drop))
+    return nn.Sequential(*layers, nn.Linear(size, 10))
 
 def group(c): return nn.GroupNorm(4, c)
 
@@ -261,7 +290,8 @@ def tabular(judge):
     from fastai.tabular.model import TabularModel
     x, y = table('wine', raw=True)
     cats = torch.stack([(x[:, 0]*2).long() % 6, (x[:, 4]).long() % 4], 1)
-    return learner(loaders((cats, x[:, 1:4]), y, bs=32), TabularModel([(6, 3), (4, 2)], 3, 3, [32, 16], ps=.1 if judge else None), CE(), lr=1e-2)
+    model = TabularModel([(6, 3), (4, 2)], 3, 3, [32, 16], ps=.1 if judge else None)
+    return learner(loaders((cats, x[:, 1:4]), y, bs=32), model, CE(), lr=1e-2)
 
 def _float(o): return o[0], o[1].float()
 
@@ -303,7 +333,8 @@ healthy('table_range',
         'tabular')
 healthy('table_imbalanced',
     lambda j: (lambda x, y: learner(loaders(x, (y == 0).float()*(torch.arange(len(y)) % 5 == 0)),
-        nn.Sequential(mlp(30, 1), nn.Flatten(0)), nn.BCEWithLogitsLoss(pos_weight=torch.tensor(9.))))(*table('breast_cancer')), 'tabular')
+        nn.Sequential(mlp(30, 1), nn.Flatten(0)),
+        nn.BCEWithLogitsLoss(pos_weight=torch.tensor(9.))))(*table('breast_cancer')), 'tabular')
 
 def ranged(low, high):
     from fastai.layers import SigmoidRange
@@ -315,7 +346,8 @@ def lstm_text(judge):
     from fastai.callback.rnn import rnn_cbs
     from fastai.text.models import AWD_LSTM, get_text_classifier
     from fastai.text.models.awdlstm import awd_lstm_clas_config
-    model = get_text_classifier(AWD_LSTM, 40, 3, seq_len=8, config=dict(awd_lstm_clas_config, emb_sz=24, n_hid=32, n_layers=2))
+    config = dict(awd_lstm_clas_config, emb_sz=24, n_hid=32, n_layers=2)
+    model = get_text_classifier(AWD_LSTM, 40, 3, seq_len=8, config=config)
     return learner(loaders(*sentences(judge)), model, CE(), lr=1e-2, cbs=rnn_cbs(alpha=2, beta=1))
 
 def lstm_lm(judge):
@@ -362,22 +394,32 @@ healthy('text_binary',
         nn.Sequential(Tokens(recurrent(nn.GRU), outs=1), nn.Flatten(0)), BCE(), lr=5e-3))(*sentences(j)), 'text')
 healthy('text_regression',
     lambda j: (lambda x, y: learner(loaders(x, (x < 14).float().mean(1)*4),
-        nn.Sequential(Tokens(Attention(), outs=1, positions=12), nn.Flatten(0)), MSE(), lr=2e-3))(*sentences(j)), 'text')
+        nn.Sequential(Tokens(Attention(), outs=1, positions=12), nn.Flatten(0)), MSE(),
+        lr=2e-3))(*sentences(j)), 'text')
 
 # faults and their twins
 
 def pair(name, finding, work, make):
     "`make(judge, faulty)`"
-    CASES[name] = Case(lambda judge: make(judge, 1), finding if isinstance(finding, tuple) else (finding,), work, f'{name}_twin')
+    finding = finding if isinstance(finding, tuple) else (finding,)
+    CASES[name] = Case(lambda judge: make(judge, 1), finding, work, f'{name}_twin')
     CASES[f'{name}_twin'] = Case(lambda judge: make(judge, 0), (), work)
 
-def image(judge, faulty, wrong, right, loss=CE, **kwargs): return learner(loaders(*images(judge)), (wrong if faulty else right)(), loss(), **kwargs)
-def wine(judge, faulty, wrong, right, loss=CE, **kwargs): return learner(loaders(*table('wine' if judge else 'breast_cancer'), bs=48), (wrong if faulty else right)(*((13, 3) if judge else (30, 2))), loss(), **kwargs)
-def text(judge, faulty, wrong, right, loss=CE, **kwargs): return learner(loaders(*sentences(judge)), (wrong if faulty else right)(), loss(), **kwargs)
+def image(judge, faulty, wrong, right, loss=CE, **kwargs):
+    return learner(loaders(*images(judge)), (wrong if faulty else right)(), loss(), **kwargs)
+
+def wine(judge, faulty, wrong, right, loss=CE, **kwargs):
+    name, sizes = ('wine', (13, 3)) if judge else ('breast_cancer', (30, 2))
+    return learner(loaders(*table(name), bs=48), (wrong if faulty else right)(*sizes), loss(), **kwargs)
+
+def text(judge, faulty, wrong, right, loss=CE, **kwargs):
+    return learner(loaders(*sentences(judge)), (wrong if faulty else right)(), loss(), **kwargs)
 
 class Wrapped(nn.Module):
     "A model with something done to what comes in or goes out"
-    def __init__(self, model, before=None, after=None): super().__init__(); self.model, self.before, self.after = model, before, after
+    def __init__(self, model, before=None, after=None):
+        super().__init__()
+        self.model, self.before, self.after = model, before, after
     def forward(self, x):
         x = self.model(x if self.before is None else self.before(x))
         return x if self.after is None else self.after(x)
@@ -438,13 +480,15 @@ pair('broadcast_text', 'broadcast', 'text',
         nn.L1Loss() if f else L1LossFlat()))(*sentences(j)))
 pair('one_unit_images', 'one-unit-softmax', 'images',
     lambda j, f: (lambda x, y: learner(loaders(x, (y > 4).float()[:, None]),
-        nn.Sequential(dense(), nn.ReLU(), nn.Linear(10, 1), nn.Softmax(-1) if f else nn.Sigmoid()), nn.BCELoss()))(*images(j)))
+        nn.Sequential(dense(), nn.ReLU(), nn.Linear(10, 1), nn.Softmax(-1) if f else nn.Sigmoid()),
+        nn.BCELoss()))(*images(j)))
 pair('one_unit_table', 'one-unit-softmax', 'tabular',
     lambda j, f: (lambda x, y: learner(loaders(x, y*0 if f else y), mlp(30, 1 if f else 2),
         CE()))(*table('breast_cancer')))
 pair('one_unit_text', 'one-unit-softmax', 'text',
     lambda j, f: (lambda x, y: learner(loaders(x, (y > 0).float()[:, None]),
-        Wrapped(gru(outs=1), after=partial(torch.softmax, dim=1) if f else torch.sigmoid), nn.BCELoss()))(*sentences(j)))
+        Wrapped(gru(outs=1), after=partial(torch.softmax, dim=1) if f else torch.sigmoid),
+        nn.BCELoss()))(*sentences(j)))
 pair('constant_output_images', 'constant-output', 'images',
     lambda j, f: image(j, f, lambda: killed(mlp(784, 10, 64, 3, flat=True)), lambda: mlp(784, 10, 64, 3, flat=True)))
 pair('constant_output_table', 'constant-output', 'tabular',
@@ -473,7 +517,8 @@ pair('target_range_images', 'target-range', 'images',
         MSE()))(images(j)[0].flatten(1)))
 pair('target_range_table', 'target-range', 'tabular',
     lambda j, f: (lambda x, y: learner(loaders(x, y),
-        nn.Sequential(mlp(10, 1), ranged(0, 100) if f else ranged(0, 400)), MSE(), lr=5e-3))(*_float(table('diabetes'))))
+        nn.Sequential(mlp(10, 1), ranged(0, 100) if f else ranged(0, 400)), MSE(),
+        lr=5e-3))(*_float(table('diabetes'))))
 pair('target_range_text', 'target-range', 'text',
     lambda j, f: (lambda x, y: learner(loaders(x, ((x < 14).float().mean(1)*4 - (4 if f else 0))[:, None]),
         nn.Sequential(gru(outs=1), nn.Softplus()), MSE()))(*sentences(j)))
@@ -539,36 +584,55 @@ pair('ahead_lstm', 'sees-ahead', 'text',
     lambda j, f: learner(loaders(*stream(j)), Tokens(recurrent(bidirectional=bool(f)), 30, outs=30, pooled=False),
         CE(), lr=5e-3))
 def waves(j, n=300, length=24):
-    t = torch.arange(length + 1)[None]*(.2 + torch.rand(n, 1, generator=torch.Generator().manual_seed(j))) + 6*torch.rand(n, 1, generator=torch.Generator().manual_seed(j + 5))
+    def some(seed): return torch.rand(n, 1, generator=torch.Generator().manual_seed(seed))
+    t = torch.arange(length + 1)[None]*(.2 + some(j)) + 6*some(j + 5)
     return t.sin()[:, :-1, None], t.sin()[:, 1:, None]
 class Series(nn.Module):
-    def __init__(self, padding): super().__init__(); self.a, self.b, self.pad = nn.Conv1d(1, 16, 3), nn.Conv1d(16, 1, 3), padding
-    def forward(self, x): return self.b(F.pad(F.relu(self.a(F.pad(x.transpose(1, 2), self.pad))), self.pad)).transpose(1, 2)
+    def __init__(self, padding):
+        super().__init__()
+        self.a, self.b, self.pad = nn.Conv1d(1, 16, 3), nn.Conv1d(16, 1, 3), padding
+    def forward(self, x):
+        x = F.relu(self.a(F.pad(x.transpose(1, 2), self.pad)))
+        return self.b(F.pad(x, self.pad)).transpose(1, 2)
 pair('ahead_series', 'sees-ahead', 'tabular',
     lambda j, f: learner(loaders(*waves(j)), Series((1, 1) if f else (2, 0)), MSE()))
 def pixel_rows(j): return (lambda x: (x[:, 0, :-1], x[:, 0, 1:]))(images(j, size=14)[0])
 class Rows(nn.Module):
-    def __init__(self, both): super().__init__(); self.rnn, self.head = nn.GRU(14, 32, batch_first=True, bidirectional=bool(both)), nn.Linear(64 if both else 32, 14)
+    def __init__(self, both):
+        super().__init__()
+        self.rnn = nn.GRU(14, 32, batch_first=True, bidirectional=bool(both))
+        self.head = nn.Linear(64 if both else 32, 14)
     def forward(self, x): return self.head(self.rnn(x)[0])
 pair('ahead_images', 'sees-ahead', 'images', lambda j, f: learner(loaders(*pixel_rows(j)), Rows(f), MSE()))
 
 # parameters
 class Forgets(nn.Module):
     "One of three blocks is made and not used, or cut off"
-    def __init__(self, stem, blocks, head, how): super().__init__(); self.stem, self.blocks, self.head, self.how = stem, nn.ModuleList(blocks), head, how
+    def __init__(self, stem, blocks, head, how):
+        super().__init__()
+        self.stem, self.blocks, self.head, self.how = stem, nn.ModuleList(blocks), head, how
     def forward(self, x):
         x = self.stem(x)
         for i, b in enumerate(self.blocks):
             if i == 1 and self.how == 'unused': continue
             x = x + (b(x).detach() if i == 1 and self.how == 'detached' else b(x))
         return self.head(x)
-def conv_blocks(how): return Forgets(nn.Conv2d(1, 8, 3, 2, 1), [nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU()) for _ in range(3)], nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)), how)
-def linear_blocks(how): return lambda a, b: Forgets(nn.Linear(a, 32), [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(3)], nn.Linear(32, b), how)
+def conv_blocks(how):
+    blocks = [nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1), nn.ReLU()) for _ in range(3)]
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    return Forgets(nn.Conv2d(1, 8, 3, 2, 1), blocks, head, how)
+def linear_blocks(how):
+    def make(a, b):
+        blocks = [nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(3)]
+        return Forgets(nn.Linear(a, 32), blocks, nn.Linear(32, b), how)
+    return make
 pair('unused_images', 'no-gradient', 'images',
     lambda j, f: image(j, f, lambda: conv_blocks('unused'), lambda: conv_blocks('')))
 pair('detached_table', 'no-gradient', 'tabular', lambda j, f: wine(j, f, linear_blocks('detached'), linear_blocks('')))
 class Pooled(nn.Module):
-    def __init__(self, cut): super().__init__(); self.embed, self.rnn, self.head, self.cut = nn.Embedding(40, 32), recurrent(nn.GRU), nn.Linear(32, 3), cut
+    def __init__(self, cut):
+        super().__init__()
+        self.embed, self.rnn, self.head, self.cut = nn.Embedding(40, 32), recurrent(nn.GRU), nn.Linear(32, 3), cut
     def forward(self, x):
         x = self.embed(x)
         return self.head(self.rnn(x.data if self.cut else x)[0].mean(1))
@@ -599,7 +663,7 @@ class Tied(nn.Module):
 pair('not_shared_text', 'not-shared', 'text',
     lambda j, f: learner(loaders(*stream(j)), Tied(('data' if j else 'copy') if f else ''), CE(), lr=3e-3))
 def constant(model, value):
-    for n, p in model.named_parameters():
+    for p in model.parameters():
         nn.init.constant_(p, value if p.dim() > 1 else 0.)
     return model
 pair('identical_units_images', 'identical-units', 'images',
@@ -654,7 +718,7 @@ pair('uphill_table', 'uphill', 'tabular',
 class Keeps(type(SGD([nn.Parameter(torch.zeros(1))], lr=.1))):
     def zero_grad(self): pass
 def keeping(ps, lr, **kw):
-    from fastai.optimizer import Optimizer, sgd_step, weight_decay
+    from fastai.optimizer import sgd_step, weight_decay
     return Keeps(ps, [weight_decay, sgd_step], lr=lr)
 pair('grads_kept_images', 'grads-kept', 'images',
     lambda j, f: image(j, f, dense, dense, opt=keeping if f else SGD, lr=.05))
@@ -693,7 +757,9 @@ pair('eval_softmax_text', 'train-eval', 'text',
     lambda j, f: text(j, f, lambda: EvalSoftmax(gru(), True), lambda: EvalSoftmax(gru(), False)))
 class Functional(nn.Module):
     def __init__(self, a, b, f): super().__init__(); self.one, self.two, self.f = nn.Linear(a, 64), nn.Linear(64, b), f
-    def forward(self, x): return self.two(F.dropout(F.relu(self.one(x)), .3, training=True if self.f else self.training))
+    def forward(self, x):
+        x = F.dropout(F.relu(self.one(x)), .3, training=True if self.f else self.training)
+        return self.two(x)
 pair('not_reproducible_table', 'not-reproducible', 'tabular',
     lambda j, f: wine(j, f, lambda a, b: Functional(a, b, True), lambda a, b: Functional(a, b, False)))
 class Noise(nn.Module):
@@ -720,7 +786,9 @@ pair('overflow_table', 'overflow', 'tabular',
         Times(1e-5), nn.Linear(64, b)), mlp)))
 class Faint(nn.Module):
     "A branch that float16 cannot hold"
-    def __init__(self, a, b, by): super().__init__(); self.base, self.branch, self.by = nn.Linear(a, b), nn.Linear(a, b), by
+    def __init__(self, a, b, by):
+        super().__init__()
+        self.base, self.branch, self.by = nn.Linear(a, b), nn.Linear(a, b), by
     def forward(self, x): return self.base(x) + self.by*self.branch(x)
 pair('underflow_table', 'underflow', 'tabular',
     lambda j, f: half(wine(j, f, lambda a, b: Faint(a, b, 1e-13), lambda a, b: Faint(a, b, .1), lr=1e-2)))
@@ -730,9 +798,11 @@ pair('logarithm_text', 'nonfinite', 'text',
     lambda j, f: text(j, f, lambda: nn.Sequential(gru(outs=16), Logarithm(), nn.Linear(16, 3)),
         lambda: nn.Sequential(gru(outs=16), nn.ReLU(), nn.Linear(16, 3))))
 
-# looking
+# preflights
 
-def look(name, seed, judge=True, **kwargs):
+OPEN = 'cannot know', 'no time', 'failed', 'not asked'  # outcomes of a check that says nothing
+
+def judge(name, seed, judge=True, **kwargs):
     "The report on a case"
     set_seed(seed)
     learn = CASES[name].make(int(judge))
@@ -741,65 +811,89 @@ def look(name, seed, judge=True, **kwargs):
         warnings.simplefilter('ignore')
         return preflight(learn, **kwargs)
 
-def judged(name, seed, report):
-    c, rows = CASES[name], [[f.layer, f.finding, f.evidence] for f in report]
-    right = any(f in c.finding for _, f, _ in rows) if c.finding else not rows
-    out = {o: report.checked.check[report.checked.outcome == o].tolist() for o in ('cannot know', 'no time', 'failed', 'not asked')}
-    return dict(case=name, seed=seed, work=c.work, twin=c.twin, expected=list(c.finding), found=rows, right=right, seconds=round(float(report.checked.seconds.sum()), 2)) | {k: v for k, v in out.items() if v}
+def row(name, seed, report):
+    "What is kept of a report: names of findings, and of checks that say nothing"
+    c, found = CASES[name], list(dict.fromkeys(f.finding for f in report))
+    right = any(f in c.finding for f in found) if c.finding else not found
+    said_nothing = report.checked.check[report.checked.outcome.isin(OPEN)].tolist()
+    return dict(case=name, seed=seed, found=found, right=right, open=said_nothing,
+                seconds=round(float(report.checked.seconds.sum()), 2))
 
 HEAD = """# How far to trust a preflight
 
-Learners with a fault put in on purpose, their twins without it, and healthy learners of many kinds, each looked at by `preflight(learn)`;
-written by `python bench/preflight.py`. A fault counts as found when one of the expected findings is reported; a twin or a healthy
-learner counts as clean when nothing is reported at all. What else is reported of a faulty learner mostly follows from the fault.
+Learners with a fault put in on purpose, their twins without it, and healthy learners of many kinds, each judged by
+`preflight(learn)`; written by `python bench/preflight.py`. A fault counts as found when one of the expected findings is
+reported; a twin or a healthy learner counts as clean when nothing is reported at all. What else is reported of a faulty
+learner mostly follows from the fault.
 
-Thresholds were chosen on other sizes, depths, activations, data sets and seeds (`--runs tune`, seeds 1 and 2), on the healthy runs of
-[the report's page](faults.md) and on learners as fastai's documentation makes them; those below were looked at afterwards, on seeds
-11 and 12.
+Thresholds were chosen on other sizes, depths, activations, data sets and seeds (`--runs tune`, seeds 1 and 2), on the
+healthy runs of [the report's page](faults.md) and on learners as fastai's documentation makes them; those below were
+judged afterwards, on seeds 11 and 12.
 
-What it cannot see: a fault that needs more than a batch to show (labels that are wrong, an order that is not shuffled, one bad file),
-a loss of one's own that calls none of torch's (those checks say so), a learning rate that is too high by little, weights that are
-frozen on purpose or not, and whether a noise in eval mode is meant. Callbacks that mix samples are left out of the trial. Grey
-pictures as three equal channels are no finding.
+What it cannot see: a fault that needs more than a batch to show (labels that are wrong, an order that is not shuffled,
+one bad file), a loss of one's own that calls none of torch's (those checks say so), a learning rate that is too high by
+little, weights that are frozen on purpose or not, and whether a noise in eval mode is meant. Callbacks that mix samples
+are left out of the trial. Grey pictures as three equal channels are no finding.
 
 """
 
 def page(results):
-    "The results as Markdown: what was found in numbers, then every learner"
-    faulty = [r for r in results if r['expected']]
-    twins, healthy = ([r for r in results if not r['expected'] and r['case'].endswith('_twin') == t] for t in (True, False))
-    lines = [HEAD + '| | looked at | as expected | otherwise |', '|---|---|---|---|']
+    "The results as Markdown: what was found in numbers, then every learner, its seeds together where they agree"
+    def is_twin(r): return r['case'].endswith('_twin')
+    faulty = [r for r in results if CASES[r['case']].finding]
+    twins = [r for r in results if is_twin(r)]
+    healthy = [r for r in results if not CASES[r['case']].finding and not is_twin(r)]
+    lines = [HEAD + '| | judged | as expected | otherwise |', '|---|---|---|---|']
     for what, rows in (('faulty: found', faulty), ('twins: clean', twins), ('healthy: clean', healthy)):
         right = sum(r['right'] for r in rows)
         lines.append(f"| {what} | {len(rows)} | {right} | {len(rows) - right} |")
-    longest = max(r['seconds'] for r in results)
-    lines += ['', f"A preflight took {np.median([r['seconds'] for r in results]):.1f} s in the median and {longest:.1f} s at most, on one thread of a shared machine.", '',
-              '## Faulty', '', '| fault | work | seed | expected | reported | twin |', '|---|---|---|---|---|---|']
+    seconds = [r['seconds'] for r in results]
+    lines += ['', f"A preflight took {np.median(seconds):.1f} s in the median and {max(seconds):.1f} s at most, on one "
+              "thread of a shared machine.", '',
+              '## Faulty', '', '| fault | work | seeds | expected | reported | twin |',
+              '|---|---|---|---|---|---|']
     twin = {(r['case'], r['seed']): r for r in twins}
-    for r in faulty:
-        said = ', '.join(dict.fromkeys(f for _, f, _ in r['found'])) or 'nothing'
-        clean = ', '.join(dict.fromkeys(f for _, f, _ in twin[r['twin'], r['seed']]['found'])) if (r['twin'], r['seed']) in twin else ''
-        lines.append(f"| {r['case']} | {r['work']} | {r['seed']} | {' or '.join(r['expected'])} | {said if r['right'] else f'**{said}**'} | {clean or 'clean'} |")
-    lines += ['', '## Healthy', '', '| learner | work | seed | reported | not known |', '|---|---|---|---|---|']
-    for r in healthy:
-        lines.append(f"| {r['case']} | {r['work']} | {r['seed']} | {', '.join(f for _, f, _ in r['found']) or 'nothing'} | {', '.join(r.get('cannot know', []) + r.get('no time', []) + r.get('failed', []))} |")
+    def described(r):
+        c, said = CASES[r['case']], ', '.join(r['found']) or 'nothing'
+        other = twin.get((c.twin, r['seed']))
+        clean = ', '.join(other['found']) if other else ''
+        said, clean = said if r['right'] else f'**{said}**', f'**{clean}**' if clean else 'clean'
+        return c.work, ' or '.join(c.finding), said, clean
+    for name, seeds, (work, expected, said, clean) in together(faulty, described):
+        lines.append(f"| {name} | {work} | {seeds} | {expected} | {said} | {clean} |")
+    lines += ['', '## Healthy', '', '| learner | work | seeds | reported | not known or not asked |',
+              '|---|---|---|---|---|']
+    def said(r): return CASES[r['case']].work, ', '.join(r['found']) or 'nothing', ', '.join(r['open'])
+    for name, seeds, (work, found, unknown) in together(healthy, said):
+        lines.append(f"| {name} | {work} | {seeds} | {found} | {unknown} |")
     return '\n'.join(lines) + '\n'
+
+def together(rows, describe):
+    "(case, its seeds, what is said of them): those of which the same is said in one"
+    res = {}
+    for r in rows: res.setdefault((r['case'], describe(r)), []).append(str(r['seed']))
+    return [(name, ', '.join(seeds), said) for (name, said), seeds in res.items()]
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--runs', choices=SEEDS, default='judge', help='cases that are judged, or those that thresholds were chosen on')
+    parser.add_argument('--runs', choices=SEEDS, default='judge',
+                        help='cases that are judged, or those that thresholds were chosen on')
+    parser.add_argument('--page', action='store_true', help='write the page from the results that there are')
     parser.add_argument('cases', nargs='*', help='some only; then nothing is written')
     args = parser.parse_args()
+    if args.page: return PAGE.write_text(page(json.loads(RESULTS.read_text())))
     torch.set_num_threads(1)
     results, start = [], time.perf_counter()
     for name in args.cases or CASES:
         for seed in SEEDS[args.runs]:
-            r = judged(name, seed, look(name, seed, args.runs == 'judge'))
-            results.append(r)
-            print(f"{time.perf_counter() - start:6.0f} s  {name} {seed}: {'right' if r['right'] else 'WRONG'} {r['seconds']} s {r['found'] or ''} {r.get('failed', '')}", flush=True)
+            report = judge(name, seed, args.runs == 'judge')
+            results.append(r := row(name, seed, report))
+            print(f"{time.perf_counter() - start:6.0f} s  {name} {seed}: {'right' if r['right'] else 'WRONG'} "
+                  f"{r['seconds']} s {r['found'] or ''} {r['open'] or ''}", flush=True)
+            if not r['right']: print(report, flush=True)
     if args.runs == 'tune' or args.cases: return
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + '\n')
+    RESULTS.write_text('[\n' + ',\n'.join(map(json.dumps, results)) + '\n]\n')
     PAGE.write_text(page(results))
 
 if __name__ == '__main__': main()
