@@ -14,6 +14,8 @@ Modules:
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
+- `fastai_actstats.callbacks.checks`: What a check is, and how checks are run
+- `fastai_actstats.callbacks.checks_data`: Checks of the batch that goes into the model
 - `fastai_actstats.callbacks.compat`: All that is private to torch or fastai, one function each
 - `fastai_actstats.callbacks.diagnose`: Everything that a learner's callbacks recorded, judged together
 - `fastai_actstats.callbacks.distributed`: Several processes train together: one record of them all
@@ -23,9 +25,13 @@ Modules:
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
+- `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.trace`: What a model and its loss do in one pass, seen at every call of a torch function
+- `fastai_actstats.callbacks.trial`: A learner's model, loss and one batch of its data, run before training and leaving no trace
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
+- `fastai_actstats.callbacks.untouched`: A learner is used and stays as it was: its parts are kept and put back
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
@@ -40,6 +46,7 @@ Modules:
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
+- `fastai_actstats.core.states`: What a model, a data loader and the random number generators are made of, kept and put back
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.core.tables`: A record as a table, as text and as HTML

@@ -1,0 +1,1 @@
+"""What is done with a learner, before and while it trains"""

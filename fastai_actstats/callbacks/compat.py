@@ -27,10 +27,10 @@ from fastai.basics import (
 from torch import nn
 
 # %% auto #0
-__all__ = ['plain_tensors', 'transformed', 'current_pass', 'CANCEL', 'recomputed_or_transformed', 'current_node', 'will_run',
-           'put_hook', 'remove_hook', 'scripted', 'outside_graphs', 'compiled', 'reset_graphs', 'redrawn', 'copied',
-           'to_change', 'sharded', 'local', 'divisors', 'evaluating', 'own_loop', 'only_in_fits', 'default_store',
-           'wandb_step', 'loss_scale']
+__all__ = ['plain_tensors', 'transformed', 'current_pass', 'CANCEL', 'BATCHNORM', 'DROPOUT', 'recomputed_or_transformed',
+           'current_node', 'will_run', 'put_hook', 'remove_hook', 'scripted', 'outside_graphs', 'compiled',
+           'reset_graphs', 'redrawn', 'copied', 'to_change', 'sharded', 'local', 'divisors', 'evaluating', 'own_loop',
+           'only_in_fits', 'default_store', 'wandb_step', 'loss_scale', 'LocalBatchNorm', 'softmax_axis']
 
 # %% ../../nbs/callbacks/01_compat.ipynb #passes
 plain_tensors = torch._C.DisableTorchFunctionSubclass
@@ -187,3 +187,13 @@ def loss_scale(learn) -> torch.Tensor|None:
         scaler = getattr(owner, 'scaler', None)
         if scaler is not None and scaler.is_enabled(): scale = scaler._scale
     return scale
+
+BATCHNORM, DROPOUT = nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd  # of any dimension (2.14)
+
+class LocalBatchNorm(BATCHNORM):
+    "What a `SyncBatchNorm` can be meanwhile: statistics of this process, which the others do not wait for (2.14)"
+    def _check_input_dim(self, input): pass
+
+def softmax_axis(node) -> int:
+    "The axis of a softmax, from its node in the graph; `-1` reads 2**64 - 1 (2.14)"
+    return node._saved_dim

@@ -21,13 +21,14 @@ import torch
 from fastai.torch_core import rank_distrib
 from torch import distributed as dist
 
+from .compat import default_store
 from ..core.ranks import agree, as_record, digest, head, listed, notes, placed
 from ..core.record import Record
 from ..kernels.eager import merge
 
 # %% auto #0
-__all__ = ['SLACK', 'TEAM', 'BLOCK', 'world', 'is_rank0', 'decided', 'within', 'plan_together', 'merge_rows', 'Met', 'LeftOut',
-           'meet']
+__all__ = ['SLACK', 'TEAM', 'BLOCK', 'world', 'is_rank0', 'decided', 'within', 'anywhere', 'plan_together', 'merge_rows', 'Met',
+           'LeftOut', 'meet']
 
 # %% ../../nbs/callbacks/08_exchange.ipynb #world
 def world() -> tuple[int, int]: # Rank of this process, number of processes
@@ -76,6 +77,18 @@ def within(
     if not res: raise TimeoutError(f"no answer within {seconds:g} s")
     if res[1]: raise res[1]
     return res[0]
+
+def anywhere(
+    yes:bool, # What this rank says
+    place:str, # The same on all ranks, and another one each time
+    limit:float # Seconds to wait for ranks that are late
+) -> bool: # The same on all ranks that answer in time
+    "Does any of the processes that train together say yes?"
+    if not (dist.is_available() and dist.is_initialized()): return yes
+    store = dist.PrefixStore(f'fastai_actstats/{place}', default_store(dist))
+    ranks = list(range(dist.get_world_size()))
+    def decide(said): return 'yes' in said.values()
+    return decided(store, dist.get_rank(), 'yes' if yes else 'no', ranks, ranks, limit, decide)
 
 # %% ../../nbs/callbacks/08_exchange.ipynb #meet-code
 TEAM = 32 # Ranks that exchange directly; more do it in teams

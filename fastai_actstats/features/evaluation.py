@@ -8,69 +8,28 @@ Whoever runs a model between two epochs must not change what comes next: all of 
 # %% ../../nbs/features/00_evaluation.ipynb #imports
 from __future__ import annotations
 
-import random
-import sys
-from contextlib import contextmanager, nullcontext
-from copy import copy
+from contextlib import contextmanager
 
-import numpy as np
 import torch
 from torch import nn
+
+from ..core.states import ModuleState, eager, rng_states, set_rng_states
 
 # %% auto #0
 __all__ = ['evaluation']
 
 # %% ../../nbs/features/00_evaluation.ipynb #evaluation-code
-def _rng():
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-    return random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
-
-def _set_rng(python, numpy, cpu, cuda):
-    random.setstate(python)
-    np.random.set_state(numpy)
-    torch.set_rng_state(cpu)
-    if cuda: torch.cuda.set_rng_state_all(cuda)
-
-def _put_back(held, then):
-    "Give `held`, a dict or list, its contents `then`"
-    if len(held) == len(then) and all(a is b for a, b in zip(_parts(held), _parts(then))): return
-    held.clear()
-    (held.update if isinstance(held, dict) else held.extend)(then)
-
-def _parts(o): return [p for pair in o.items() for p in pair] if isinstance(o, dict) else o
-
-class _State:
-    "What one module is made of, as it is now"
-    def __init__(self, module):
-        self.module, self.training, self.attrs = module, module.training, dict(vars(module))
-        self.inner = [(v, copy(v)) for v in self.attrs.values() if type(v) is list or isinstance(v, dict)]
-        self.flags = [(p, p.requires_grad) for p in module.parameters(recurse=False)]
-        self.buffers = [(b, b.detach().clone()) for b in module.buffers(recurse=False)]
-
-    def restore(self):
-        self.module.training = self.training
-        for name in set(vars(self.module)) - set(self.attrs): del vars(self.module)[name]
-        vars(self.module).update(self.attrs)
-        for held, then in self.inner: _put_back(held, then)
-        for p, flag in self.flags: p.requires_grad_(flag)
-        for b, then in self.buffers:
-            if b.shape != then.shape: b.resize_(then.shape)  # an observer's, that had seen nothing before
-            if not torch.equal(b, then): b.copy_(then)
-
 @contextmanager
 def evaluation(
     model:nn.Module # Wrapped or not
 ):
     "`model` in eval mode with gradients off; it and the random number generators are as they were afterwards"
-    states, rng = [_State(m) for m in model.modules()], _rng()
-    compiled = 'torch._dynamo' in sys.modules and hasattr(torch.compiler, 'set_stance')
-    # hooks do not fire in a graph that was compiled without them
-    eager = torch.compiler.set_stance('force_eager') if compiled else nullcontext()
+    states, rng = [ModuleState(m) for m in model.modules()], rng_states()
     try:
-        with torch.no_grad(), eager:
+        with torch.no_grad(), eager():
             model.eval()
             yield
     finally:
         with torch.no_grad():
             for s in states: s.restore()
-        _set_rng(*rng)
+        set_rng_states(*rng)
