@@ -14,18 +14,23 @@ Modules:
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
-- `fastai_actstats.callbacks.checks`: What a check is, and how checks are run
-- `fastai_actstats.callbacks.checks_data`: Checks of the batch that goes into the model
-- `fastai_actstats.callbacks.checks_learning`: Can one batch be learned?
-- `fastai_actstats.callbacks.checks_loss`: Is the loss at the start what a blind guess gives?
-- `fastai_actstats.callbacks.checks_modes`: Checks of the modes, and of chance
-- `fastai_actstats.callbacks.checks_numbers`: Do numbers fit their format?
-- `fastai_actstats.callbacks.checks_outputs`: Checks of outputs and targets against the loss
-- `fastai_actstats.callbacks.checks_parameters`: Checks of parameters: does each one learn?
-- `fastai_actstats.callbacks.checks_samples`: Checks of what an output depends on: other samples, later positions
-- `fastai_actstats.callbacks.checks_steps`: Does a step help?
-- `fastai_actstats.callbacks.checks_units`: Checks of units, and of the signal on its way through the layers
-- `fastai_actstats.callbacks.clock`: How long a check may run, and what it raises when it cannot go on
+- `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
+- `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model
+- `fastai_actstats.callbacks.checks.learning`: Can one batch be learned?
+- `fastai_actstats.callbacks.checks.loss`: Is the loss at the start what a blind guess gives?
+- `fastai_actstats.callbacks.checks.losses`: A loss function of torch, as it was called
+- `fastai_actstats.callbacks.checks.modes`: Checks of the modes, and of chance
+- `fastai_actstats.callbacks.checks.numbers`: Do numbers fit their format?
+- `fastai_actstats.callbacks.checks.of_outputs`: Checks of outputs and targets against the loss
+- `fastai_actstats.callbacks.checks.outputs`: What an output comes out of, and how far it reaches
+- `fastai_actstats.callbacks.checks.parameters`: Checks of parameters: does each one learn?
+- `fastai_actstats.callbacks.checks.registry`: What a check is, and how checks are run
+- `fastai_actstats.callbacks.checks.samples`: Checks of what an output depends on: other samples, later positions
+- `fastai_actstats.callbacks.checks.steps`: Does a step help?
+- `fastai_actstats.callbacks.checks.trace`: What a model and its loss do in one pass, seen at every call of a torch function
+- `fastai_actstats.callbacks.checks.trial`: A learner's model, loss and one batch of its data, run before training and leaving no trace
+- `fastai_actstats.callbacks.checks.units`: Checks of units, and of the signal on its way through the layers
+- `fastai_actstats.callbacks.checks.untouched`: A learner is used and stays as it was: its parts are kept and put back
 - `fastai_actstats.callbacks.compat`: All that is private to torch or fastai, one function each
 - `fastai_actstats.callbacks.diagnose`: Everything that a learner's callbacks recorded, judged together
 - `fastai_actstats.callbacks.distributed`: Several processes train together: one record of them all
@@ -34,16 +39,11 @@ Modules:
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
-- `fastai_actstats.callbacks.losses`: A loss function of torch, as it was called
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
-- `fastai_actstats.callbacks.outputs`: What an output comes out of, and how far it reaches
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
-- `fastai_actstats.callbacks.trace`: What a model and its loss do in one pass, seen at every call of a torch function
-- `fastai_actstats.callbacks.trial`: A learner's model, loss and one batch of its data, run before training and leaving no trace
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
-- `fastai_actstats.callbacks.untouched`: A learner is used and stays as it was: its parts are kept and put back
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is

@@ -22,8 +22,9 @@ from .analysis.report import Report
 from .analysis.rules import Finding, rule, thresholds
 from .callbacks.activations import ActStats
 from .callbacks.channels import DeadUnits
-from .callbacks.checks import check, check_thresholds
-from .callbacks.clock import CannotKnow
+from .callbacks.checks.clock import CannotKnow
+from .callbacks.checks.registry import check, check_thresholds
+from .callbacks.checks.trial import Trial
 from .callbacks.diagnose import StopOnTrouble, diagnose
 from .callbacks.gradients import GradStats
 from .callbacks.live import LiveStats
@@ -31,7 +32,6 @@ from .callbacks.loggers import TensorBoardStats, WandbStats
 from .callbacks.preflight import Preflight, PreflightReport, preflight
 from .callbacks.sample import ActSample
 from .callbacks.save import SaveRecord
-from .callbacks.trial import Trial
 from .callbacks.weights import WeightStats
 from .core.layers import choose
 from .core.ranks import merge_records

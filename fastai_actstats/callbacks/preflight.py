@@ -18,15 +18,15 @@ from fastai.callback.schedule import ParamScheduler
 from torch import nn
 
 from ..analysis.report import Report
+from .checks.registry import Outcome, chosen, run_check
+from .checks.trial import Trial
+from .checks.untouched import untouched
 from .compat import evaluating
 from .exchange import SLACK, anywhere, is_rank0
 
-from . import (  # register their checks; isort: skip
-    checks_data, checks_outputs, checks_loss, checks_samples, checks_modes,  # noqa: F401
-    checks_parameters, checks_units, checks_steps, checks_numbers, checks_learning)  # noqa: F401
-from .checks import Outcome, chosen, run_check
-from .trial import Trial
-from .untouched import untouched
+from .checks import (  # each registers its checks, in order; isort: skip
+    data, of_outputs, loss as loss_checks, samples as samples_checks, modes,  # noqa: F401
+    parameters, units, steps, numbers, learning)  # noqa: F401
 
 # %% auto #0
 __all__ = ['PreflightReport', 'preflight', 'Preflight']

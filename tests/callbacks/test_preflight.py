@@ -34,8 +34,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastai_actstats.analysis.rules import Finding
-from fastai_actstats.callbacks.checks import CHECKS, check, check_thresholds
-from fastai_actstats.callbacks.clock import CannotKnow
+from fastai_actstats.callbacks.checks.clock import CannotKnow
+from fastai_actstats.callbacks.checks.registry import CHECKS, check, check_thresholds
 from fastai_actstats.callbacks.preflight import Preflight, preflight
 
 
@@ -515,7 +515,7 @@ def test_zeros_that_something_starts_from_are_no_fault():
     assert not found(tabular(model))
 
 def test_the_blind_guess_is_that_of_the_loss():
-    from fastai_actstats.callbacks.losses import LossCall
+    from fastai_actstats.callbacks.checks.losses import LossCall
     g = torch.Generator().manual_seed(0)
     x, y = torch.randn(200, 4, generator=g), torch.randint(0, 4, (200,), generator=g)
     y[:30] = -100
