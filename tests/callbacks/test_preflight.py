@@ -483,6 +483,21 @@ def test_seconds_are_kept_and_what_was_left_is_said():
     assert 'no time for: ' in repr(report) and (report.checked.outcome == 'no time').any()
     assert not (report.checked.outcome == 'failed').any()
 
+class Waits(nn.Module):
+    "The first pass is held up, as a busy machine does it"
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+    def forward(self, x):
+        self.passes.append(1)
+        if len(self.passes) == 1: time.sleep(.2)
+        return x
+
+def test_a_pass_that_is_held_up_once_does_not_take_samples_away():
+    waits = Waits()
+    assert '13 checks on 32 samples' in repr(preflight(tabular(nn.Sequential(waits, bench.mlp(13, 3)))))
+    assert not waits.passes
+
 def test_inputs_and_targets_of_several_parts():
     x, y = bench.table('wine')
     cats = (x[:, :2]*2).long().clamp(-3, 3) + 3
