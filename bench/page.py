@@ -115,6 +115,10 @@ TEXT = {
         "The observing callbacks",
         "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four "
         "together."),
+    table('against'): (
+        "Against an earlier commit",
+        "Two trees in one run, a process each, in turn: microseconds of processor time of one thread for a step of the "
+        "reference CNN or a call, and the ratio of this tree to the other, round by round. The command says which."),
     table('breakdown'): (
         "Where the time goes",
         "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN "
