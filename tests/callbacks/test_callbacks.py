@@ -395,13 +395,13 @@ def test_reading_in_another_thread_loses_nothing(tmp_path, record_row):
     act, grad, weight, units = cbs
     learn.fit(1, 1e-3)
     stop, wrong, reads = threading.Event(), [], 0
+    sizes = [p.numel() for p in learn.model.parameters()]  # a reader leaves parameters alone: torch locks them
     def whole():
         rec, per = act.record, BATCH*np.array([8, 8, 3])
         assert (rec.count == rec.columns['steps'][:, None]*per).all()
         assert (rec.hist.sum(-1) + rec.underflow + rec.overflow == rec.count).all()
         rec = grad.record
         assert (rec.count == rec.columns['steps'][:, None]*per).all()
-        sizes = [len(p.flatten()) for p in learn.model.parameters()]
         assert all((rec.count == rec.columns['steps'][:, None]*sizes).all() for rec in weight.records[:1])
         rec = units.record
         assert all((rec.seen[n] == rec.columns['steps']*BATCH).all() for n in rec.layers)
