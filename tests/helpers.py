@@ -102,7 +102,7 @@ class LossTrace(Callback):
     "The loss of every batch of all fits"
     order = 99
     def __init__(self): self.seen = []
-    def after_batch(self): self.seen.append(self.learn.loss.detach().clone())
+    def after_batch(self): self.seen.append(self.learn.loss.detach().mean().clone())  # `get_preds` has one an item
 
 class Keep(Callback):
     "What plain hooks see of each training batch: layer → its floats of a batch, those of all calls"

@@ -45,7 +45,7 @@ class ActStats(HookStats):
         ranks:str='merge', # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
         name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
     ):
-        accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, phase)
+        accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, phase, kept=(self.what,))
         super().__init__(accumulator, layers, pick, kernel, calls, ranks, name)
 
     # the methods of fastai's `ActivationStats`
