@@ -20,6 +20,7 @@ from fastcore.docments import docments
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = {'kernels': "a tensor's values become a row", 'core': 'rows are kept, merged and read',
            'analysis': 'a record is judged', 'plots': 'a record becomes a picture', 'callbacks': 'a learner is watched',
+           'callbacks.checks': 'what is looked at before the first epoch',
            'features': 'a trained network is looked into', '': 'beside the folders'}  # in the order of their imports
 FIRST = ('quick_start', 'batchnorm_against_none', 'reading_the_colourful_dimension', 'from_fastai_actstats',
          'model_of_your_own')
