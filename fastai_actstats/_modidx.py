@@ -335,6 +335,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                         'fastai_actstats/callbacks/channels.py')},
             'fastai_actstats.callbacks.checks.clock': { 'fastai_actstats.callbacks.checks.clock.CannotKnow': ( 'callbacks/checks/clock.html#cannotknow',
                                                                                                                'fastai_actstats/callbacks/checks/clock.py'),
+                                                        'fastai_actstats.callbacks.checks.clock.CannotKnow.__init__': ( 'callbacks/checks/clock.html#cannotknow.__init__',
+                                                                                                                        'fastai_actstats/callbacks/checks/clock.py'),
                                                         'fastai_actstats.callbacks.checks.clock.Clock': ( 'callbacks/checks/clock.html#clock',
                                                                                                           'fastai_actstats/callbacks/checks/clock.py'),
                                                         'fastai_actstats.callbacks.checks.clock.Clock.__init__': ( 'callbacks/checks/clock.html#clock.__init__',

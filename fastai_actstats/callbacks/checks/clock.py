@@ -18,6 +18,9 @@ __all__ = ['CannotKnow', 'OutOfTime', 'Clock']
 # %% ../../../nbs/callbacks/checks/02_clock.ipynb #clock
 class CannotKnow(Exception):
     "Raised by a check that does not apply, with the reason"
+    def __init__(self,
+        why:str # In a few words, as they stand in the report
+    ): super().__init__(why)
 
 class OutOfTime(Exception):
     "The seconds that a user allows have passed"
