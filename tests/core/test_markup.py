@@ -12,6 +12,8 @@ from torch import nn
 
 import fastai_actstats
 from fastai_actstats.all import Finding, Record, Report, UnitRecord, save_feature_maps
+from fastai_actstats.callbacks.checks.registry import Outcome
+from fastai_actstats.callbacks.preflight import PreflightReport
 from fastai_actstats.core.columns import COLUMN
 from fastai_actstats.core.markup import Html, table, tag, together
 from fastai_actstats.features.pages import _page, _row
@@ -46,7 +48,11 @@ def units(text):
                       {text: np.array([4])},
                       {text: np.zeros((3, 3), int)})
 
-MAKERS = {Record: record, UnitRecord: units, Report: lambda text: Report([Finding(text, text, 0, text, text)], text)}
+def preflight_report(text):
+    return PreflightReport([Finding(text, text, 0, text, text)], [Outcome(text, text, text, 0.)], text)
+
+MAKERS = {Record: record, UnitRecord: units, PreflightReport: preflight_report,
+          Report: lambda text: Report([Finding(text, text, 0, text, text)], text)}
 
 def shown():
     "Every class of the package that shows itself as HTML, and every one that inherits it"
