@@ -117,7 +117,7 @@ def _bins(b):
     need(0 < b['n'] <= MOST_BINS and 0 <= b['per_octave'] <= 256, f"it has {b['n']} bins")
     try:
         bins, octaves = Bins(**b), b['n']//2//max(b['per_octave'], 1)
-        same = not bins.per_octave or octaves < 256
+        same = not bins.per_octave or octaves <= 277
         if bins.per_octave and same:
             same = bins == Bins.symlog(bins.hi*2.**-octaves, bins.hi, bins.per_octave, bins.eps)
     except (ValueError, OverflowError) as e: raise ValueError(f"its bins are not bins: {e}") from None

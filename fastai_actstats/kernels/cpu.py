@@ -77,16 +77,19 @@ def _linear_slots(v, lo, hi, scale, n, slots):
         k = (x - lo)*scale
         k = k if k > nb.float32(0) else nb.float32(0)
         k = k if k < most else most
-        s = i32(k) + i32(1)
-        s = s if x >= lo else i32(0)
+        s = i32(k) + i32(1) if x >= lo else i32(0)
         slots[i] = over if x > hi else s
 
 @nb.njit
 def _log_slots(bits, hi_bits, shift, base, side, slots):
+    deep, whole = base <= i32(0), slots.view(np.float32)
+    if deep:  # a subnormal number is a whole number of the smallest ones
+        for i in range(bits.size): whole[i] = nb.float32(i32(bits[i] & i32(0x7fffffff)))
     for i in range(bits.size):
         b = bits[i]
         size, sign = i32(b & i32(0x7fffffff)), i32(b >> i32(31))
-        k = i32(i32(i32(size >> shift) - base) + i32(1))
+        exponent = i32(i32(slots[i] >> i32(23)) - i32(149)) if deep and size < i32(0x800000) else i32(size >> shift)
+        k = i32(i32(exponent - base) + i32(1))
         k = min(max(k, i32(0)), side)
         k = k if size <= hi_bits else i32(side + i32(1))
         slots[i] = i32(i32(i32(k ^ sign) - sign) + i32(side + i32(1)))
@@ -94,7 +97,7 @@ def _log_slots(bits, hi_bits, shift, base, side, slots):
 @nb.njit
 def _tally(slots, counts):
     slots = slots.view(np.uint32)  # an unsigned index needs no check for being negative
-    whole = slots.size - slots.size % WAYS
+    whole = slots.size - slots.size % WAYS if counts.shape[0] == WAYS else 0
     for i in range(0, whole, WAYS):
         for w in range(WAYS): counts[w, slots[i + w]] += 1
     for i in range(whole, slots.size): counts[0, slots[i]] += 1
@@ -142,9 +145,8 @@ def _reduce(x, half, row, job):
     ends = np.empty(2, np.int32)
     for a in range(0, x.size + half.size, SLICE):
         if half.size:
-            raw = half[a:a + SLICE]
-            v = wide[:raw.size]
-            _widen(raw, job.kind == BF16, v)
+            v = wide[:min(SLICE, half.size - a)]
+            _widen(half[a:a + SLICE], job.kind == BF16, v)
         else: v = x[a:a + SLICE]
         size = v.size
         near, low, high = _bits(v.view(np.int32), eps_bits)
@@ -159,9 +161,7 @@ def _reduce(x, half, row, job):
             s = slots[:v.size]
             if job.log: _log_slots(v.view(np.int32), job.hi_bits, job.shift, job.base, job.side, s)
             else: _linear_slots(v, job.lo, job.hi, job.scale, n, s)
-            if counts.shape[0] == WAYS: _tally(s, counts)
-            else:
-                for k in s: counts[0, k] += 1
+            _tally(s, counts)
         row[0] += size
         row[1] += size - v.size
         row[2] += near

@@ -30,8 +30,12 @@ def _slots(v, rule, log:tl.constexpr):
     if log:
         bits = v.to(tl.int32, bitcast=True)
         size = bits & 0x7fffffff
+        over = size > hi_bits
+        if base <= 0:  # a subnormal number is a whole number of the smallest ones
+            whole = size.to(tl.float32).to(tl.int32, bitcast=True) - (149 << 23)
+            size = tl.where(size < (1 << 23), whole, size)
         k = tl.minimum(tl.maximum((size >> shift) - (base - 1), 0), side)
-        return tl.where(size <= hi_bits, k, side + 1)*((bits >> 31) | 1) + (side + 1)
+        return tl.where(over, side + 1, k)*((bits >> 31) | 1) + (side + 1)
     k = tl.minimum((v - lo)*scale, (n - 1).to(tl.float32))
     k = tl.where(v >= lo, k, -1.)
     return tl.where(v <= hi, k, n.to(tl.float32)).to(tl.int32) + 1
