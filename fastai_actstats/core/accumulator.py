@@ -69,6 +69,7 @@ class Accumulator:
 
     def _forget(self):
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
+        self.scales = []  # step and loss scale of mixed precision, where an epoch ends
         self.names, self.info = [], {}  # of layers in the order of their rows; what is known of each
         self.taken = frozenset()  # names of the model's layers, of which a further call of one must not have one
         self.optional = set()  # further calls of layers, which may never come
@@ -132,7 +133,8 @@ class Accumulator:
         known = self.info.get(name)
         if known is None: known = self.info[name] = {}
         if 'shape' in known: return
-        known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()))
+        known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()),
+                      dtype=str(x.dtype).removeprefix('torch.'))
         if module_type: known.setdefault('type', module_type)
 
     def leave_out(self, name:str, batch:bool=False) -> bool: # Is that the first time in this fit?
@@ -222,6 +224,7 @@ class Accumulator:
         silent = self.left_out | self.optional
         shown = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, :, 0].any()]
         names, made = [self.names[i] for i in shown], dict(run=self.run)
+        if self.scales: made['loss_scale'] = list(self.scales)
         return [Record(rows[:, shown, i], columns[order], names, self.bins, what, self.known(), self.ranks, made=made)
                 for i, what in enumerate(self.kept)]
 
