@@ -83,6 +83,7 @@ Modules:
 - `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
 - `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
 

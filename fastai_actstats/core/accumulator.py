@@ -223,14 +223,16 @@ class Accumulator:
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
         shown = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, :, 0].any()]
-        names, made = [self.names[i] for i in shown], dict(run=self.run)
-        if self.scales: made['loss_scale'] = list(self.scales)
+        names, made = [self.names[i] for i in shown], self.made()
         return [Record(rows[:, shown, i], columns[order], names, self.bins, what, self.known(), self.ranks, made=made)
                 for i, what in enumerate(self.kept)]
 
     def known(self) -> dict: # Layer → what is known of it
         "A copy, which does not know of layers that come later"
         return {n: dict(known) for n, known in list(self.info.items())}
+
+    def made(self) -> dict: # See `Record`
+        return dict(run=self.run) | (dict(loss_scale=list(self.scales)) if self.scales else {})
 
     @property
     def nbytes(self) -> int:

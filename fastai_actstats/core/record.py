@@ -49,8 +49,8 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Methods that other modules give it: `plots.steps` and `plots.distributions` its pictures (`color_dim`, `plot_stats`,
-    `heatmap`, `ridge`, `first_last`), `analysis.report` what is wrong with the run (`report`)."""
+    Modules of `plots` give it pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_exponents`,
+    `plot_format`), those of `analysis` `report`, and `fits` and `formats` on what number formats would do."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
