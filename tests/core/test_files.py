@@ -115,8 +115,8 @@ def forge(data, change):
     return out.getvalue()
 
 @pytest.mark.parametrize('change, why', [
-    (lambda m, a: m.update(version=2), 'format 2, written by fastai_actstats 0.0.1, and this version reads format 1'),
-    (lambda m, a: m.update(version=2, made={}), 'format 2, written by fastai_actstats another version'),
+    (lambda m, a: m.update(version=3), 'format 3, written by fastai_actstats 0.0.1, and this version reads formats up'),
+    (lambda m, a: m.update(version=3, made={}), 'format 3, written by fastai_actstats another version'),
     (lambda m, a: m.update(format='weights'), 'not a record'),
     (lambda m, a: a.update(extra=np.zeros(2)), 'other arrays than a record does'),
     (lambda m, a: a['count'].__setitem__((0, 0), 41), 'counts do not add up'),
