@@ -65,10 +65,10 @@ class ActStats(HookStats):
 
     def after_step(self):
         super().after_step()
-        if self.run_tap: self.run_tap.note_rates(self.learn)
+        if self.run_tap: self.run_tap.after_step(self.learn)
 
     def after_batch(self):
-        if self.run_tap: self.run_tap.note_rates(self.learn)
+        if self.run_tap: self.run_tap.after_batch(self.learn)
         super().after_batch()
 
     # the methods of fastai's `ActivationStats`

@@ -21,7 +21,7 @@ from ..core.run import MARK, of_run
 from ..kernels.dispatch import fold, out_of_memory
 
 # %% auto #0
-__all__ = ['MOST_INPUTS', 'rates', 'RunTap', 'on_device']
+__all__ = ['MOST_INPUTS', 'rates', 'RunTap']
 
 # %% ../../nbs/callbacks/18_run.ipynb #run-tap
 MOST_INPUTS = 8  # inputs of a model that have rows of their own
@@ -37,7 +37,7 @@ class RunTap:
     """Folds what a batch did as a whole into the rows of the run.
 
     Of each input of the model (as many as `dls.n_inp` says), of the output and of the targets the first tensor of
-    numbers is taken, whole numbers as what they are. What a model changes in place it has changed by then."""
+    numbers is taken, whole numbers as float32. What a model changes in place it has changed by then."""
     def __init__(self,
         accumulator:Accumulator, # Owner of the rows
         kernel:str='auto' # See `kernels.dispatch.fold`
@@ -45,7 +45,7 @@ class RunTap:
         self.accumulator, self.kernel = accumulator, kernel
         self.inputs = []  # names, one for each input of the model
         self.rows, self.of = {}, None  # name → row, and of which rows of the accumulator these are
-        self.stepped = False  # are this batch's learning rates noted?
+        self.rates = None  # with which this batch's step was made, as soon as it was
 
     def names(self,
         learn # `Learner`
@@ -57,7 +57,9 @@ class RunTap:
         groups = [f'lr.{i}' for i in range(len(rates(learn.opt)))]
         return [MARK + name for name in ('loss', *groups, *self.inputs, 'output', 'target')]
 
-    def begin(self): self.stepped = False
+    def begin(self): self.rates = None
+
+    def after_step(self, learn): self.rates = rates(learn.opt)
 
     def after_loss(self, learn):
         "All that there is of a batch is there now"
@@ -69,12 +71,11 @@ class RunTap:
             self.fold('target', first_number(learn.yb))
             self.fold('loss', first_float(learn.loss))
 
-    def note_rates(self, learn):
-        "With which the step was made; at the end of a batch that made none, those that there are"
+    def after_batch(self, learn):
+        "Learning rates of its step; of a batch that made none, those that there are"
         acc = self.accumulator
-        if self.stepped or not acc.recording or not acc.batch.training: return
-        self.stepped = True
-        for i, rate in enumerate(rates(learn.opt)): self.fold(f'lr.{i}', rate)
+        if not acc.recording or not acc.batch.training: return
+        for i, rate in enumerate(rates(learn.opt) if self.rates is None else self.rates): self.fold(f'lr.{i}', rate)
 
     def fold(self,
         name:str, # Of the run
@@ -86,8 +87,8 @@ class RunTap:
         try:
             row = self.row(marked)
             if row is None: return
-            if not isinstance(x, torch.Tensor): x = on_device(x, row.device)
-            elif not x.is_floating_point(): x = x.double()
+            if not isinstance(x, torch.Tensor): x = torch.full((), x, device=row.device)  # waits for no device
+            elif not x.is_floating_point(): x = x.float()
             fold(x.detach(), row, acc.bins, self.kernel)
             acc.noted = True
             if marked not in acc.info: acc.info[marked] = dict(shape=tuple(x.shape))
@@ -101,9 +102,3 @@ class RunTap:
         return self.rows.get(name)
 
     def __getstate__(self): return dict(self.__dict__, rows={}, of=None)
-
-def on_device(
-    value:float, device:torch.device
-) -> torch.Tensor: # float64 where the kernels of the device take that
-    "A number of the host's, without waiting for the device"
-    return torch.full((), value, dtype=torch.float64 if device.type == 'cpu' else torch.float32, device=device)
