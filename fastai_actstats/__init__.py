@@ -11,6 +11,7 @@ Modules:
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
+- `fastai_actstats.analysis.tails`: The rules that read the tails: outliers, and what a number format takes away
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share

@@ -14,7 +14,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from .compat import compiled, evaluating, reset_graphs
+from .compat import compiled, evaluating, loss_scale, reset_graphs
 from .distributed import Ranks, begin_fit
 from .exchange import world
 from .hooks import Tap, Watch
@@ -95,7 +95,13 @@ class StatsCallback(Recording):
 
     def leave_epoch(self):
         "The batches of an epoch are over, in whatever way"
+        self.note_scale()
         self.accumulator.cancel_batch(self.mark)
+
+    def note_scale(self):
+        "The loss scale of mixed precision, if there is one: this waits for the device, so only once or twice an epoch"
+        scale, acc = loss_scale(self.learn), self.accumulator
+        if scale is not None: acc.scales.append([acc.step, float(scale)])
 
     def after_fit(self):
         "The hooks are off already; the learner gets its own `all_batches` back"
@@ -207,6 +213,7 @@ class HookStats(StatsCallback):
     def _note_uncalled(self):
         "Once an epoch: of layers that were never called, do gradients tell that no parameter was used either?"
         self._uncalled = False
+        self.note_scale()
         for name, (module, _, _) in self._kept.items():
             known = self.accumulator.info.get(name, {})  # it may have been reset
             if 'shape' in known: continue

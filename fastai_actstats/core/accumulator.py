@@ -71,6 +71,7 @@ class Accumulator:
 
     def _forget(self):
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
+        self.scales = []  # step and loss scale of mixed precision, where an epoch ends
         self.names, self.info = [], {}  # of layers in the order of their rows; what is known of each
         self.taken = frozenset()  # names of the model's layers, of which a further call of one must not have one
         self.optional = set()  # further calls of layers, which may never come
@@ -138,7 +139,8 @@ class Accumulator:
         known = self.info.get(name)
         if known is None: known = self.info[name] = {}
         if 'shape' in known: return
-        known |= dict(shape=tuple(x.shape), order=sum('shape' in o for n, o in self.info.items() if not of_run(n)))
+        known |= dict(shape=tuple(x.shape), dtype=str(x.dtype).removeprefix('torch.'),
+                      order=sum('shape' in o for n, o in self.info.items() if not of_run(n)))
         if module_type: known.setdefault('type', module_type)
 
     def leave_out(self, name:str, batch:bool=False) -> bool: # Is that the first time in this fit?
@@ -228,6 +230,7 @@ class Accumulator:
         silent = self.left_out | self.optional
         here = [i for i, n in enumerate(self.names) if not of_run(n) and (n not in silent or rows[:, i, :, 0].any())]
         names, made, columns = [self.names[i] for i in here], dict(run=self.run), columns[order]
+        if self.scales: made['loss_scale'] = list(self.scales)
         known, run = self.known(), self._read_run(rows, columns)
         return [Record(rows[:, here, i], columns, names, self.bins, what, known, self.ranks, made=made, run=run)
                 for i, what in enumerate(self.kept)]

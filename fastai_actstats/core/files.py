@@ -90,7 +90,7 @@ def _text(x): return isinstance(x, str) and x.encode() is not None  # lone surro
 def _whole(x): return type(x) is int and 0 <= x <= MOST
 def _shape(x): return isinstance(x, list) and all(map(_whole, x))
 
-_INFO = dict(type=_text, then=_text, kind=_text, shape=_shape, order=_whole, axis=_whole)  # what is known of a layer
+_INFO = dict(type=_text, then=_text, kind=_text, dtype=_text, shape=_shape, order=_whole, axis=_whole)  # what is known of a layer
 
 def _meta(archive):
     names = {f'{n}.npy' for n in ('meta', 'columns', 'moments', *_INTEGERS)}

@@ -59,7 +59,8 @@ class Bins:
             if isinstance(value, (str, bytes, bool)): raise TypeError
             value = float(value)
         except (TypeError, ValueError): raise TypeError(f"{name}={value!r} must be a number") from None
-        if not abs(value) <= (2.**128 if self.per_octave == 1 else 1e38): raise ValueError(f"{name}={value} must be finite (in float32)")
+        most = 2.**128 if self.per_octave == 1 else 1e38
+        if not abs(value) <= most: raise ValueError(f"{name}={value} must be finite (in float32)")
         return value
 
     @classmethod
