@@ -84,4 +84,48 @@ Modules:
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
 - `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .analysis.compare import compare as compare
+    from .core.ranks import merge_records as merge_records
+    from .core.record import Record as Record
+    from .kernels.bins import Bins as Bins
+
 __version__ = "0.0.1"
+
+# Records and comparisons in a script: `from fastai_actstats import Record, compare` loads no fastai, and their pictures
+# and reports, which other modules give them, are loaded when one is first asked for.
+_PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
+_GIVEN = {  # class → module that gives it methods → these
+    'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
+                           'plots.distributions': ['heatmap', 'ridge', 'first_last']},
+    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference']}}
+
+class _Given:
+    "Stands in a class for a method that a module gives it, until it is first asked for"
+    def __init__(self, cls, name, module): self.cls, self.name, self.module = cls, name, module
+
+    def __get__(self, obj, owner=None):
+        import_module(self.module)
+        if vars(self.cls)[self.name] is self:  # the module, being loaded, asks whether there is one already
+            raise AttributeError(f"{self.cls.__name__} has no attribute {self.name!r} yet")
+        return getattr(owner if obj is None else obj, self.name)
+
+def _give_methods():
+    "What is loaded already is left as it is"
+    for path, modules in _GIVEN.items():
+        place, _, name = path.rpartition('.')
+        cls = getattr(import_module(f'{__name__}.{place}'), name)
+        for module, methods in modules.items():
+            for method in set(methods) - set(vars(cls)):
+                setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; all public names are in {__name__}.all")
+    _give_methods()
+    return getattr(import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+
+def __dir__(): return sorted({*globals(), *_PUBLIC})
