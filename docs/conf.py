@@ -54,8 +54,8 @@ def cells_for_readers(app, docname, source):
         lines = ''.join(cell['source']).splitlines(keepends=True)
         cell['source'] = ''.join(line for line in lines if not line.startswith('#|')).strip('\n')
         if '#| hide\n' in lines or not cell['source']: cell['metadata'] = dict(tags=['remove-cell'])
-    first = nb['cells'][0]
-    first['source'] = re.sub(r'^# [\w.]+$', lambda m: m[0].replace('.', '.\u200b'), first['source'])  # breaks at dots only
+    first = nb['cells'][0]  # '# core.ring', which may go to the next line after a dot and nowhere else
+    first['source'] = re.sub(r'^# [\w.]+$', lambda m: m[0].replace('.', '.\u200b'), first['source'])
     nb['metadata']['language_info'] = dict(name='python', pygments_lexer='ipython3')
     source[0] = json.dumps(nb)
 
@@ -68,27 +68,26 @@ def beside(obj, name):
     return found[1] if found else ''
 
 def meanings(obj):
-    "Parameter → its type and what stands beside it in the code"
+    "Parameter → its type and what stands beside it in the code; what stands beside the return"
     said, res = docments(obj, full=True), {}
     for p in inspect.signature(obj).parameters.values():
         star = {p.VAR_POSITIONAL: '*', p.VAR_KEYWORD: '**'}.get(p.kind, '')
-        kind = '' if p.annotation is p.empty else p.annotation
-        kind = getattr(kind, '__forward_arg__', kind)
-        known = (said.get(p.name) or {}).get('docment')
-        res[star + p.name] = kind if isinstance(kind, str) else inspect.formatannotation(kind), known or beside(obj, p.name)
+        kind = '' if p.annotation is p.empty else getattr(p.annotation, '__forward_arg__', p.annotation)
+        if not isinstance(kind, str): kind = inspect.formatannotation(kind)
+        res[star + p.name] = kind, (said.get(p.name) or {}).get('docment') or beside(obj, p.name)
     returns = (said.get('return') or {}).get('docment') or ''
-    return res, returns if returns not in [o for _, o in res.values()] else ''  # docments takes that of `**kwargs` for it
+    taken = [meaning for _, meaning in res.values()]  # docments takes what stands beside `**kwargs` for the return's
+    return res, '' if returns in taken else returns
 
 def as_rst(text):
-    "Of a docstring in markdown: `code`, and links to public names"
-    text = ' '.join(text.split()) if '\n' in text else text
+    "`code` as in markdown, and links to public names"
     return re.sub(r'(?<!`)`([^`]+)`(?!`)', lambda m: m[0] if m[1] in PUBLIC else f'``{m[1]}``', text)
 
 def docstring(app, what, name, obj, options, lines):
     "Sphinx reads what docments says as fields of a docstring"
     obj = getattr(obj, 'func', obj.fget if isinstance(obj, property) else obj)
     if what in ('property', 'attribute') and not lines: lines.append(beside(obj, obj.__name__))
-    lines[:] = map(as_rst, lines)
+    lines[:] = as_rst('\n'.join(lines)).split('\n')
     if what not in ('class', 'function', 'method'): return
     try: said, returns = meanings(obj)
     except (TypeError, ValueError, OSError): return
@@ -96,9 +95,9 @@ def docstring(app, what, name, obj, options, lines):
     for name, (kind, meaning) in said.items():
         if not meaning: continue
         name = name.replace('*', r'\*')
-        lines.append(f':param {name}: {as_rst(meaning)}')
+        lines.append(f':param {name}: {as_rst(' '.join(meaning.split()))}')
         if kind: lines.append(f':type {name}: {kind}')
-    if returns: lines.append(f':returns: {as_rst(returns)}')
+    if returns: lines.append(f':returns: {as_rst(' '.join(returns.split()))}')
 
 def for_users(app, what, name, obj, skip, options):
     "Properties without a docstring too, but not fastai's events, which users do not call, nor the fields of tuples"
