@@ -83,6 +83,8 @@ def as_rst(text):
     "`code` as in markdown, and links to public names"
     return re.sub(r'(?<!`)`([^`]+)`(?!`)', lambda m: m[0] if m[1] in PUBLIC else f'``{m[1]}``', text)
 
+def field(text): return as_rst(' '.join(text.split()))
+
 def docstring(app, what, name, obj, options, lines):
     "Sphinx reads what docments says as fields of a docstring"
     obj = getattr(obj, 'func', obj.fget if isinstance(obj, property) else obj)
@@ -95,9 +97,9 @@ def docstring(app, what, name, obj, options, lines):
     for name, (kind, meaning) in said.items():
         if not meaning: continue
         name = name.replace('*', r'\*')
-        lines.append(f':param {name}: {as_rst(' '.join(meaning.split()))}')
+        lines.append(f':param {name}: {field(meaning)}')
         if kind: lines.append(f':type {name}: {kind}')
-    if returns: lines.append(f':returns: {as_rst(' '.join(returns.split()))}')
+    if returns: lines.append(f':returns: {field(returns)}')
 
 def for_users(app, what, name, obj, skip, options):
     "Properties without a docstring too, but not fastai's events, which users do not call, nor the fields of tuples"

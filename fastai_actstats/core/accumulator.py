@@ -69,6 +69,7 @@ class Accumulator:
 
     def _forget(self):
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
+        self.made = {}  # how, as of a `Record`
         self.names, self.info = [], {}  # of layers in the order of their rows; what is known of each
         self.taken = frozenset()  # names of the model's layers, of which a further call of one must not have one
         self.optional = set()  # further calls of layers, which may never come
@@ -221,7 +222,7 @@ class Accumulator:
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
         shown = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, :, 0].any()]
-        names, made = [self.names[i] for i in shown], dict(run=self.run)
+        names, made = [self.names[i] for i in shown], dict(self.made, run=self.run)
         return [Record(rows[:, shown, i], columns[order], names, self.bins, what, self.known(), self.ranks, made=made)
                 for i, what in enumerate(self.kept)]
 
