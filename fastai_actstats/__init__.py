@@ -73,6 +73,7 @@ Modules:
 - `fastai_actstats.features.pictures`: Pictures of feature maps
 - `fastai_actstats.features.run`: Running a trained model once on an input of any kind, with hooks, and leaving no trace of it
 - `fastai_actstats.features.sampling`: Samples of activations from a trained model
+- `fastai_actstats.kernels.announce`: A pause of some seconds is said, with a bar as fastai has them
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
