@@ -18,6 +18,7 @@ from .compat import compiled, evaluating, loss_scale, reset_graphs
 from .distributed import Ranks, begin_fit
 from .exchange import world
 from .hooks import Tap, Watch
+from .made import describe
 from .observer import Recording
 from ..core.accumulator import Accumulator, call_names
 from ..core.arguments import check_function, check_whole
@@ -76,6 +77,7 @@ class StatsCallback(Recording):
         rank, size = world()
         self.accumulator.ranks = (rank,) if size > 1 else ()
         self.accumulator.begin_fit()
+        self.accumulator.made = describe(self.accumulator.made, self.learn)
         self.fit_id = object()
         begin_fit(self.learn, self)
         Watch.join(self.learn, self)

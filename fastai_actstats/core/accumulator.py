@@ -72,6 +72,7 @@ class Accumulator:
     def _forget(self):
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
         self.scales = []  # step and loss scale of mixed precision, where an epoch ends
+        self.made = {}  # how, as of a `Record`
         self.names, self.info = [], {}  # of layers in the order of their rows; what is known of each
         self.taken = frozenset()  # names of the model's layers, of which a further call of one must not have one
         self.optional = set()  # further calls of layers, which may never come
@@ -229,7 +230,7 @@ class Accumulator:
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
         here = [i for i, n in enumerate(self.names) if not of_run(n) and (n not in silent or rows[:, i, :, 0].any())]
-        names, made, columns = [self.names[i] for i in here], dict(run=self.run), columns[order]
+        names, made, columns = [self.names[i] for i in here], dict(self.made, run=self.run), columns[order]
         if self.scales: made['loss_scale'] = list(self.scales)
         known, run = self.known(), self._read_run(rows, columns)
         return [Record(rows[:, here, i], columns, names, self.bins, what, known, self.ranks, made=made, run=run)

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -40,7 +41,8 @@ MOST = 2**53  # of anything that is counted: float64 holds it
 def made() -> dict:
     "When, and with which versions"
     found = dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
-    for name in ('fastai_actstats', 'fastai'):
+    used = [name for name in ('torchvision', 'timm', 'transformers') if name in sys.modules]
+    for name in ('fastai_actstats', 'fastai', *used):
         try: found[name] = version(name)
         except PackageNotFoundError: pass  # run from a checkout that is not installed
     return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=found)

@@ -156,9 +156,9 @@ def as_record(
     "The rows as a record"
     tuples = lambda known: {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
     info = {name: tuples(known) for name, known in plan['info'].items()}
-    run = {k: v for k, v in record.made.items() if k in ('run', 'loss_scale')}
     columns = as_columns(plan['columns'])
-    return unpack(Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks), made=run))
+    return unpack(Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks),
+                         made=record.made))
 
 def merge_records(
     records:Mapping # Rank → its `Record`, such as files that the ranks saved

@@ -60,7 +60,7 @@ class Record:
     info:dict=dataclasses.field(default_factory=dict) # Layer name → dict with `type` and `shape` as far as known
     ranks:tuple=() # Where several processes trained: those whose values these are
     notes:object=None # The user's own, of anything that JSON holds
-    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`
+    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`, how
     run:Record|None=None # Over the same columns what the run itself did: loss, lr, input, output, target
     summary:Summary=dataclasses.field(init=False) # [T, L], of the rows
 
