@@ -91,9 +91,9 @@ def used(rec, name, layers, bits, share, steps):
             i = nearest(found, backward)
             here, later = largest[column_at(part, found[i].step), i], np.nanmax(largest[:, i])
             yield Finding(part.layers[i], 'format', found[i].step,
-                          f"computes in {name}, up to {fmt.largest:g}: {here:.3g} here, "
-                          f"{later:.3g} at most; {len(found)} of {len(rec.layers)} layers{scale_history(rec)}",
-                          "bfloat16 has the range of float32; smaller initial weights, norm layers, lower learning rate")
+                          f"computes in {name}, up to {fmt.largest:g}: {here:.3g} here, {later:.3g} at most; "
+                          f"{len(found)} of {len(rec.layers)} layers{scale_history(rec)}",
+                          "bfloat16 reaches as far as float32; smaller initial weights, norm layers, lower learning rate")
 
     if not part.bins.per_octave: return
     small = lost(part, name, scaled[:, None])

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +25,7 @@ import torch
 from .arguments import check_notes
 from .columns import BEGINS, COLUMN, ENDS
 from .disk import atomic, need, open_arrays, read_array, write_arrays
+from .run import MARK, of_run
 from ..kernels.bins import MOST_BINS, Bins
 from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE, width
 
@@ -39,7 +41,8 @@ MOST = 2**53  # of anything that is counted: float64 holds it
 def made() -> dict:
     "When, and with which versions"
     found = dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
-    for name in ('fastai_actstats', 'fastai'):
+    used = [name for name in ('torchvision', 'timm', 'transformers') if name in sys.modules]
+    for name in ('fastai_actstats', 'fastai', *used):
         try: found[name] = version(name)
         except PackageNotFoundError: pass  # run from a checkout that is not installed
     return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=found)
@@ -62,7 +65,7 @@ def _digest(meta, arrays):
 
 def write(
     file:str|os.PathLike, # Where to; a file of that name is replaced
-    rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of a `Record`
+    rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of `run.pack`
     ranks:tuple=(), notes=None, # As of a `Record`; notes are anything that JSON holds
     made:dict|None=None # See `made`
 ) -> Path: # Where it is
@@ -73,7 +76,8 @@ def write(
     arrays['columns'] = np.ascontiguousarray(columns, COLUMN)
     arrays['moments'] = np.ascontiguousarray(r[..., MEAN:], '<f8')
     edges = {name: _plain(getattr(bins, name)) for name in _BINS}
-    meta = dict(format=FORMAT, version=VERSION, what=what, layers=list(layers), columns=len(columns), info=_plain(info),
+    own, run = [n for n in layers if not of_run(n)], [n for n in layers if of_run(n)]  # the latter come last
+    meta = dict(format=FORMAT, version=VERSION, what=what, layers=own, run=run, columns=len(columns), info=_plain(info),
                 notes=notes, ranks=list(map(int, ranks)), bins=edges, made=made or {})
     meta['sha256'] = _digest(meta, arrays)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), 'u1')
@@ -102,6 +106,9 @@ def _meta(archive):
                          f"and this version reads formats {min(READS)} to {VERSION}")
     need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
+    run = meta['run'] if meta['version'] > 1 else []
+    need(isinstance(run, list) and all(_text(n) and of_run(n) and n != MARK for n in run), "its run's names are none")
+    need(not any(map(of_run, meta['layers'])) and len({*run}) == len(run), "its run's names are none")
     need(_whole(meta['columns']), f"it has {meta['columns']!r} columns")
     types = [(meta['what'], str), (meta['info'], dict), (meta['made'], dict), (meta['ranks'], list)]
     need(all(isinstance(value, due) for value, due in types) and _text(meta['what']), "its description is none")
@@ -186,11 +193,12 @@ def peek(file:str|os.PathLike) -> tuple[dict, np.ndarray]: # Its description, an
 def read(
     file:str|os.PathLike, # Written by `write`
     limit:int=LIMIT # Bytes that it may unpack to
-) -> dict: # The arguments of a `Record`
+) -> dict: # The arguments of a `Record`, which `run.unpack` takes
     "Read a record; `ValueError` says in one sentence why a file is refused, `OSError` comes where it can't be read"
     with _opened(file, limit) as archive:
         meta = _meta(archive)
-        T, L, bins = meta['columns'], len(meta['layers']), _bins(meta['bins'])
+        layers = meta['layers'] + meta.get('run', [])
+        T, L, bins = meta['columns'], len(layers), _bins(meta['bins'])
         shapes = {name: (T, L, bins.n + 2) if name == 'counts' else (T, L) for name in _INTEGERS}
         arrays = {name: read_array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
         arrays['columns'] = _columns(archive, T)
@@ -201,5 +209,5 @@ def read(
     rows = torch.empty(T, L, width(bins), dtype=torch.float64)
     for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name])
     rows[..., MEAN:] = torch.from_numpy(moments)
-    return dict(rows=rows, columns=arrays['columns'], layers=meta['layers'], bins=bins, what=meta['what'],
+    return dict(rows=rows, columns=arrays['columns'], layers=layers, bins=bins, what=meta['what'],
                 info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])
