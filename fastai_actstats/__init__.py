@@ -7,9 +7,11 @@ Modules:
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, and the rule that reads it
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
+- `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
+- `fastai_actstats.analysis.tails`: The rules that read the tails: outliers, and what a number format takes away
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
@@ -42,6 +44,7 @@ Modules:
 - `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
+- `fastai_actstats.callbacks.run`: Loss, learning rates, input, output and target of each batch, beside the activations
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
@@ -58,6 +61,7 @@ Modules:
 - `fastai_actstats.core.record`: What was recorded: arrays over columns and layers, on the host
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
+- `fastai_actstats.core.run`: What the run itself did, beside the layers: its loss, learning rates, input, output and target
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.states`: What a model, a data loader and the random number generators are made of, kept and put back
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
