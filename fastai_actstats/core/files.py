@@ -198,7 +198,7 @@ def read(
     layers=None, # Names and glob patterns of the layers to read; None: all
     steps:tuple[int, int]|None=None # First and last step to read; None: all
 ) -> dict: # The arguments of a `Record`
-    "Read a record, or a part of it; `ValueError` says in one sentence why a file is refused, `OSError` comes where it can't"
+    "Read a record or a part of it; `ValueError` says in a sentence why a file is refused, `OSError` why it isn't read"
     with _opened(file, limit) as archive:
         meta = _meta(archive)
         T, L, bins = meta['columns'], len(meta['layers']), _bins(meta['bins'])
