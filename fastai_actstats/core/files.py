@@ -18,15 +18,17 @@ from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .arguments import check_notes
 from .columns import BEGINS, COLUMN, ENDS, columns_between
 from .disk import atomic, need, open_arrays, read_array, read_part, write_arrays
-from ..kernels.bins import MOST_BINS, Bins
-from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
+from ..kernels.bins import COUNT, COUNTS, MEAN, MOST_BINS, NEAR_ZERO, NONFINITE, Bins
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
@@ -38,6 +40,7 @@ MOST = 2**53  # of anything that is counted: float64 holds it
 
 def made() -> dict:
     "When, and with which versions"
+    import torch  # here and below, not with the module: what only describes a file does without
     found = dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
     for name in ('fastai_actstats', 'fastai'):
         try: found[name] = version(name)
@@ -212,6 +215,7 @@ def read(
             arrays[name] = read_part(archive, name, np.dtype(dtype), shape, first, second, sha.update)
         _check(arrays)
         need(meta.get('sha256') == sha.hexdigest(), "its checksum is wrong: it was changed after it was written")
+    import torch
     rows = torch.empty(*arrays['count'].shape, bins.n + 9, dtype=torch.float64)
     for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays.pop(name))
     rows[..., MEAN:] = torch.from_numpy(arrays['moments'])

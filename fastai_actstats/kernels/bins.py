@@ -11,12 +11,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
-__all__ = ['MOST_BINS', 'Bins']
+__all__ = ['MOST_BINS', 'COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'MIN', 'MAX', 'Bins', 'width']
 
 # %% ../../nbs/kernels/01_bins.ipynb #bins-class
 MOST_BINS = 2**20  # and what a file may hold
@@ -128,6 +131,7 @@ class Bins:
         return inside.mul_(x >= self.lo).masked_fill_(x > self.hi, self.n + 1)
 
     def _log_index(self, x):
+        import torch  # not with the module: what only describes a file does without
         size = x.view(torch.int32) & 0x7fffffff
         k = (size >> self.shift) - (self.base - 1)
         k = torch.where(x.abs() > self.hi, self.side + 1, k.clamp_(0, self.side)).long()
@@ -136,3 +140,10 @@ class Bins:
     def __str__(self):
         kind = 'octave' if self.per_octave else 'equal'
         return f"{self.n} {kind} bins from {self.lo:g} to {self.hi:g}, near zero up to {self.eps:g}"
+
+# %% ../../nbs/kernels/01_bins.ipynb #row-code
+COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
+COUNTS = slice(3, -4)
+MEAN, M2, MIN, MAX = -4, -3, -2, -1
+
+def width(bins:Bins) -> int: return bins.n + 9  # of a row

@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import torch
 
-from .bins import Bins
+from fastai_actstats.kernels.bins import (  # noqa: F401, some of the row for who imports them from here
+    COUNT,
+    COUNTS,
+    M2,
+    MAX,
+    MEAN,
+    MIN,
+    NEAR_ZERO,
+    NONFINITE,
+    Bins,
+    width,
+)
 
 # %% auto #0
-__all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'MIN', 'MAX', 'width', 'empty', 'merge', 'block_size',
-           'memory_order', 'block', 'reduce_']
+__all__ = ['empty', 'merge', 'block_size', 'memory_order', 'block', 'reduce_']
 
 # %% ../../nbs/kernels/02_eager.ipynb #layout-code
-COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
-COUNTS = slice(3, -4)
-MEAN, M2, MIN, MAX = -4, -3, -2, -1
-
-def width(bins:Bins) -> int: return bins.n + 9  # of a row
-
 def empty(
     *shape:int, # Leading dimensions
     bins:Bins, # Decides the width of a row
