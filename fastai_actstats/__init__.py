@@ -38,11 +38,12 @@ Modules:
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
-- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
+- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.sinks`: Where statistics go to: TensorBoard, Weights & Biases, MLflow, trackio, or what you write yourself
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.cli`: The shell command `actstats`: records in files are described, judged, drawn, compared and handed on
