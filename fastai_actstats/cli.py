@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 from typing import Annotated
+from zipfile import ZipFile
 
 from fastcore.script import anno_parser
 
@@ -113,13 +114,13 @@ def described(
     known = [dict(name=n, type=meta['info'].get(n, {}).get('type') or '', shape=meta['info'].get(n, {}).get('shape'))
              for n in meta['layers']]
     some = len(columns) > 0
-    wide = meta['bins']['n'] + 9
+    with ZipFile(file) as z: unpacked = sum(member.file_size for member in z.infolist())
     return dict(file=file, what=meta['what'], layers=known, columns=len(columns),
                 steps=[columns['first'].min(), columns['last'].max()] if some else None,
                 epochs=columns['last_epoch'].max() - columns['epoch'].min() + 1 if some else 0,
                 fits=columns['last_fit'].max() - columns['fit'].min() + 1 if some else 0,
                 validation=columns['valid'].sum(), bins=meta['bins'], ranks=meta['ranks'], notes=meta['notes'],
-                made=meta['made'], size=os.path.getsize(file), unpacked=8*len(columns)*len(known)*wide)
+                made=meta['made'], size=os.path.getsize(file), unpacked=unpacked)
 
 def report(
     *files:Files, # Files of one run are judged together: run.npz run.grad_stats.npz

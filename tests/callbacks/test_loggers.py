@@ -17,7 +17,7 @@ def read_events(folder):
     return EventAccumulator(str(folder), size_guidance={'scalars': 0, 'histograms': 0}).Reload()
 
 def read_wandb(path):
-    "History rows of a run's file, and its end: a log of blocks of 32 KiB, each record in one piece or several"
+    "History rows of a run's file, None before its end is there: a log of blocks of 32 KiB, records in pieces or whole"
     from wandb.proto.wandb_internal_pb2 import Record
     data, at, part, rows, ended = path.read_bytes(), 7, b'', [], False
     while at + 7 <= len(data):
@@ -37,7 +37,7 @@ def read_wandb(path):
                 at_key = rows[-1]
                 for key in outer: at_key = at_key.setdefault(key, {})
                 at_key[last] = json.loads(i.value_json)
-    return rows, ended
+    return rows if ended else None
 
 @pytest.fixture
 def wandb_run(tmp_path, monkeypatch):
@@ -48,11 +48,10 @@ def wandb_run(tmp_path, monkeypatch):
     def close():
         run.finish()
         path = next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p))
-        for _ in range(300):  # W&B's process writes the last of it after `finish`
-            rows, ended = read_wandb(path)
-            if ended: return rows
+        for _ in range(600):  # a process of its own writes it
+            if (rows := read_wandb(path)) is not None: return rows
             time.sleep(.1)
-        raise AssertionError(f'{path} has no end')
+        raise TimeoutError("the run's file has no end")
     yield close
     run.finish()
 
