@@ -233,10 +233,11 @@ class Record:
     @classmethod
     def load(cls,
         file:str|os.PathLike, # Written by `save`
-        limit:int=files.LIMIT # Bytes that it may unpack to
+        limit:int=files.LIMIT, # Bytes that it may unpack to
+        layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
-        "The record in a file; a `ValueError` says in one sentence why a file is refused"
-        return unpack(cls(**files.read(file, limit)))
+        "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
+        return unpack(cls(**files.read(file, limit, layers, steps)))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"
