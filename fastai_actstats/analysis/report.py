@@ -38,10 +38,14 @@ class Report:
     def __init__(self,
         findings:list[Finding], # Rows
         looked:str='', # What was looked at, in a sentence
-        blind:str='' # What could not be looked at though it was to be watched, in a sentence
+        blind:str='', # What could not be looked at though it was to be watched, in a sentence
+        sources:list[Source]=(), # What was looked at
+        places:list[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
     ):
         self.df = pd.DataFrame(findings, columns=self.columns).astype({'since': 'int64'})
-        self.looked, self.blind = looked, blind
+        self.looked, self.blind, self.sources, self.places = looked, blind, list(sources), list(places)
+
+    def __getstate__(self): return dict(vars(self), sources=[], places=[])  # a report goes on its own, without records
 
     def __len__(self): return len(self.df)
     def __iter__(self): return (Finding(*row) for row in self.df.itertuples(index=False))
@@ -158,7 +162,7 @@ class Found(NamedTuple):
     "A finding, and where it stands in the report"
     order:tuple # Step, whether it is of other records than activations, place of the layer
     finding:Finding
-    prefix:str # Of the layer's name
+    source:Source # The record that it is of
 
 def causes(
     found:list[Found] # In order
@@ -183,7 +187,7 @@ def findings(
     later = source.rec.what != 'activations'
     with np.errstate(all='ignore'), warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # layers that did not run are nan
-        return [Found((f.since, later, place.get(f.layer, -1)), f, source.prefix) for f in r.check(*inputs, **values)]
+        return [Found((f.since, later, place.get(f.layer, -1)), f, source) for f in r.check(*inputs, **values)]
 
 def examine(
     records, # List of records of any kinds, or name of a callback → list of its records
@@ -206,13 +210,15 @@ def examine(
             found += findings(source, [s.read for s in used], r, values)
 
     found.sort(key=lambda o: o.order)
-    rows = [f._replace(layer=prefix + f.layer) for _, f, prefix in causes(found)]
+    kept = causes(found)
+    rows = [f._replace(layer=source.prefix + f.layer) for _, f, source in kept]
+    places = [(next(i for i, s in enumerate(every) if s is source), f.layer) for _, f, source in kept]
     looked, blind = zip(*(scope(s, id(s) in read) for s in every))
     looked, blind = '; '.join(filter(None, looked)), ' '.join(filter(None, blind))
     if not looked and not blind:
         kinds = sorted({s.rec.what for s in every})
         blind = f"Nothing was looked at: these rules do not read {' and '.join(kinds)}."
-    return Report(rows, f"Looked at {looked}." if looked else '', blind)
+    return Report(rows, f"Looked at {looked}." if looked else '', blind, every, places)
 
 @patch
 def report(
