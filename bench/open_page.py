@@ -1,7 +1,8 @@
 """What a page of a run weighs, and how fast a browser opens it and moves in it: `python bench/open_page.py`
 
-Takes playwright and a chromium on the path. Zooming and scrolling are timed as a reader does it, from one drawn frame to
-the next. Writes `bench/results/open_page.json`, from which `bench/page.py` makes the documentation's table."""
+Takes playwright and a chromium on the path. Zooming and scrolling are timed as a reader does it, from one drawn frame
+to the next. Writes `bench/results/open_page.json`, from which `bench/page.py` makes the documentation's table."""
+import re
 import shutil
 import tempfile
 import time
@@ -15,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from fastai_actstats.all import Bins, Record
 from fastai_actstats.core.columns import COLUMN
 from fastai_actstats.core.summary import Summary
-from fastai_actstats.plots import page  # noqa: F401, gives records `to_html`
+from fastai_actstats.plots import page as pages  # noqa: F401, gives records `to_html`
 
 FRAMES = """async act => {
   const times = [], frame = () => new Promise(requestAnimationFrame);
@@ -40,8 +41,8 @@ def drifting(layers, columns, values=4096):
     rows = []
     for t in range(columns):
         width = .5 + 2*np.arange(layers)/layers + t/columns
-        x = torch.from_numpy(rng.randn(layers, values)*width[:, None] + np.sin(t/99 + np.arange(layers))[:, None]).float()
-        rows.append(torch.stack([Summary.of(o, bins).rows for o in x]))
+        x = rng.randn(layers, values)*width[:, None] + np.sin(t/99 + np.arange(layers))[:, None]
+        rows.append(torch.stack([Summary.of(o, bins).rows for o in torch.from_numpy(x).float()]))
     c = np.zeros(columns, COLUMN)
     c['first'] = c['last'] = np.arange(columns)
     c['epoch'] = c['last_epoch'] = np.arange(columns)//128
@@ -75,10 +76,10 @@ def measure():
             rec.to_html(file)
             written = time.perf_counter() - start
             text = file.read_text()
-            held = sum(map(len, text.split('<script type="text/plain"')[1:]))
+            held = sum(map(len, re.findall('<script type="text/plain".*?</script>', text)))
             best = min((opened(chromium, file) for _ in range(3)), key=lambda r: r['opens, s'])
-            rows.append(dict(layers=layers, columns=columns, **{'MB': len(text)/1e6, 'MB without data': (len(text) - held)/1e6,
-                             'written, s': written}, **best))
+            size = {'MB': len(text)/1e6, 'MB without data': (len(text) - held)/1e6, 'written, s': written}
+            rows.append(dict(layers=layers, columns=columns, **size, **best))
         for row in rows: row['chromium'] = chromium.version
         chromium.close()
     return rows

@@ -82,6 +82,9 @@ Modules:
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
+- `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
+- `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
+- `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
 - `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
 
 __version__ = "0.0.1"

@@ -32,7 +32,9 @@ __all__ = ['Report', 'chosen_rules', 'Source', 'left_out', 'with_values', 'in_or
 
 # %% ../../nbs/analysis/06_report.ipynb #report-class
 class Report:
-    "What the rules found, as a table; false when they found nothing"
+    """What the rules found, as a table; false when they found nothing.
+
+    `plots.page` gives it one file to hand to a colleague (`to_html`)."""
     columns = list(Finding._fields)  # layer, finding, since (training step), evidence, remedy
 
     def __init__(self,

@@ -50,7 +50,8 @@ class Record:
     A record is not changed after it is made: `replace` makes another.
 
     Methods that other modules give it: `plots.steps` and `plots.distributions` its pictures (`color_dim`, `plot_stats`,
-    `heatmap`, `ridge`, `first_last`), `analysis.report` what is wrong with the run (`report`)."""
+    `heatmap`, `ridge`, `first_last`), `analysis.report` what is wrong with the run (`report`), `plots.page` one file to
+    hand to a colleague (`to_html`)."""
     rows:torch.Tensor # float64 [T, L, B+9] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names

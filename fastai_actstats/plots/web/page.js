@@ -20,8 +20,13 @@ const blocks = new Map();
 async function unpack(id) {
   const text = $(id).textContent, raw = atob(text.slice(3)), packed = new Uint8Array(raw.length);
   for (let i = 0; i < raw.length; i++) packed[i] = raw.charCodeAt(i);
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream('deflate'));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const stream = new DecompressionStream('deflate'), writer = stream.writable.getWriter();
+  writer.write(packed);  // not by way of a Blob or a Response, which sometimes waited for seconds (seen in Chromium)
+  writer.close();
+  const parts = [], reader = stream.readable.getReader();
+  for (let part = await reader.read(); !part.done; part = await reader.read()) parts.push(part.value);
+  const bytes = new Uint8Array(parts.reduce((n, part) => n + part.length, 0));
+  parts.reduce((at, part) => { bytes.set(part, at); return at + part.length; }, 0);
   const Kind = ARRAYS[text.slice(0, 2)], size = Kind.BYTES_PER_ELEMENT, out = new Uint8Array(bytes.length);
   for (let b = 0, at = 0; b < size; b++) for (let i = b; i < out.length; i += size) out[i] = bytes[at++];
   return new Kind(out.buffer);
