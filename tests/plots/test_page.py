@@ -7,12 +7,14 @@ import shutil
 import subprocess
 import zlib
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from helpers import make_record
 
 from fastai_actstats.all import ActStats, Finding, GradStats, Record, Report, compare, diagnose
+from fastai_actstats.plots import page_data, page_parts
 from fastai_actstats.plots.page import SCRIPTS, WEB, policy
 from fastai_actstats.plots.page_data import packed, position
 
@@ -184,6 +186,26 @@ def test_its_scripts_are_javascript(tmp_path):
 def test_nothing_to_draw(tmp_path):
     with pytest.raises(ValueError, match='nothing to draw'): make_record().part(slice(0, 0)).to_html(tmp_path/'x.html')
     assert not list(tmp_path.iterdir())
+
+def with_run(monkeypatch, T):
+    "Records of `T` columns have a loss and a learning rate"
+    values = np.stack([np.linspace(2, .5, T), np.linspace(0, .1, T)])
+    for module in (page_data, page_parts): monkeypatch.setattr(module, 'run_of', lambda rec: (['loss', 'lr'], values))
+    return values
+
+def test_loss_and_learning_rate_are_there_where_they_were_recorded(monkeypatch, tmp_path):
+    run = make_record(layers=4).replace(layers=['input', 'loss', 'lr.0', 'lr.1'])
+    names, values = page_data.run_of(SimpleNamespace(run=run))
+    assert names == ['loss', 'lr.0', 'lr.1'] and np.array_equal(values, run.mean[:, 1:].T)
+    assert page_data.run_of(SimpleNamespace(run=None)) is None
+    rec = make_record()
+    kinds = lambda page: [e['attrs'].get('class') for e in page.of('div')]
+    assert 'run' not in kinds(Page(rec.to_html(tmp_path/'without.html')))
+    values = with_run(monkeypatch, len(rec))
+    page = Page(rec.to_html(tmp_path/'with.html'))
+    assert 'run' in kinds(page)
+    known = page.data['groups'][0]['run']
+    assert known['names'] == ['loss', 'lr'] and np.array_equal(page.block(known['values']), values.ravel())
 
 # in a browser
 
@@ -385,6 +407,20 @@ def test_the_line_under_the_pointer_is_named(trained, opened):
     name, value, step = tip(page).split('\n')
     assert name == rec.layers[i] and step == f'step {t}, epoch {rec.epochs[t]}'
     assert np.isclose(float(value.removeprefix('near zero ')), rec.near_zero[t, i], rtol=1e-3)
+
+@pytest.mark.slow
+def test_loss_and_learning_rate_are_drawn(monkeypatch, tmp_path, opened):
+    rec = make_record()
+    values = with_run(monkeypatch, len(rec))
+    page = opened(rec.to_html(tmp_path/'run.html'))
+    k = page.evaluate("() => charts.findIndex(c => c.group.run && c.el.className === 'run')")
+    page.evaluate("k => charts[k].el.scrollIntoView({block: 'center'})", k)
+    assert page.evaluate(DRAWN) and page.evaluate("k => charts[k].u.data.slice(1)", k) == values.tolist()
+    page.locator('.run').hover(position=dict(x=300, y=60))
+    step, loss, rate = tip(page).split('\n')
+    t = int(step.split(',')[0].removeprefix('step '))
+    for said, name, due in ((loss, 'loss', values[0, t]), (rate, 'lr', values[1, t])):
+        assert np.isclose(float(said.removeprefix(name)), due, rtol=1e-3)
 
 @pytest.mark.slow
 @pytest.mark.parametrize('text', [HOSTILE[0], HOSTILE[5], HOSTILE[6], ''.join(HOSTILE)],
