@@ -24,10 +24,13 @@ __all__ = ['HELP', 'COLUMNS', 'known', 'description', 'lines_of', 'notes_of', 'f
 def known(
     about:dict # Of anything that JSON holds
 ) -> list[tuple[str, str]]: # Name, text
-    "What is known of a run, a line each: dictionaries in it are gone into"
+    "What is known of a run, a line each: dictionaries in it are gone into, those of plain values take a line"
     lines = []
     for name, value in about.items():
-        if isinstance(value, dict): lines += [(f'{name}: {n}', v) for n, v in known(value)]
+        inner = known(value) if isinstance(value, dict) else []
+        if inner and not any(isinstance(v, (dict, list, tuple)) for v in value.values()):
+            lines.append((str(name), ', '.join(f'{n} {v}' for n, v in inner)))
+        elif isinstance(value, dict): lines += [(f'{name}: {n}', v) for n, v in inner]
         elif value not in (None, '', [], ()): lines.append((str(name), str(value)))
     return lines
 
