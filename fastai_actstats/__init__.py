@@ -91,6 +91,9 @@ Modules:
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
+- `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
+- `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
+- `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
 - `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step
 - `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
@@ -110,8 +113,12 @@ __version__ = "0.0.1"
 _PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
 _GIVEN = {  # class → module that gives it methods → these
     'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
-                           'plots.distributions': ['heatmap', 'ridge', 'first_last']},
-    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference']}}
+                           'plots.distributions': ['heatmap', 'ridge', 'first_last'],
+                           'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html'],
+                           'analysis.formats': ['fits', 'formats']},
+    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
+                                    'plots.page': ['to_html']},
+    'analysis.report.Report': {'plots.page': ['to_html']}}
 
 class _Given:
     "Stands in a class for a method that a module gives it, until it is first asked for"

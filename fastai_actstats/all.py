@@ -46,7 +46,7 @@ from .features.pages import save_feature_maps
 from .features.pictures import show_feature_maps
 from .features.sampling import sample_activations
 from .kernels.bins import Bins
-from .plots import comparison  # noqa: F401, gives comparisons their pictures
+from .plots import comparison, page  # noqa: F401, give comparisons their pictures, and pages
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats',
          'MlflowStats', 'Preflight', 'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord', 'Sink',

@@ -51,7 +51,7 @@ class Record:
     A record is not changed after it is made: `replace` makes another.
 
     Modules of `plots` give it pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_exponents`,
-    `plot_format`), those of `analysis` `report`, and `fits` and `formats` on what number formats would do."""
+    `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
