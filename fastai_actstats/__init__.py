@@ -105,7 +105,8 @@ __version__ = "0.0.1"
 # and reports, which other modules give them, are loaded when one is first asked for.
 _PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
 _GIVEN = {  # class → module that gives it methods → these
-    'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
+    'core.record.Record': {'analysis.report': ['report'], 'analysis.formats': ['fits', 'formats'],
+                           'plots.steps': ['color_dim', 'plot_stats'],
                            'plots.distributions': ['heatmap', 'ridge', 'first_last']},
     'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference']}}
 
