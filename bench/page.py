@@ -123,6 +123,11 @@ TEXT = {
         "What the third and fourth moments cost",
         "The same against the commit before they came, reductions only, on a machine busy with other work. The loop of "
         "the moments alone, over a slice in the first-level cache, took 0.17 ns a value instead of 0.13, of some 0.9."),
+    table('open_page'): (
+        "A page of a run",
+        "What `to_html` writes of 20 and 100 layers by 1,024 columns, 80 bins, and what headless Chromium makes of it: "
+        "seconds until all that is in sight is drawn, milliseconds from one frame to the next while it is zoomed, "
+        "moved and scrolled, 60 frames each (16.7 is every frame of the screen)."),
     table('breakdown'): (
         "Where the time goes",
         "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN "

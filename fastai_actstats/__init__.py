@@ -40,15 +40,17 @@ Modules:
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
-- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
+- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
 - `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.run`: Loss, learning rates, input, output and target of each batch, beside the activations
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.sinks`: Where statistics go to: TensorBoard, Weights & Biases, MLflow, trackio, or what you write yourself
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
+- `fastai_actstats.cli`: The shell command `actstats`: records in files are described, judged, drawn, compared and handed on
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
@@ -89,7 +91,11 @@ Modules:
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
-- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
+- `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
+- `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
+- `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
+- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step
+- `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -107,8 +113,12 @@ __version__ = "0.0.1"
 _PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
 _GIVEN = {  # class → module that gives it methods → these
     'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
-                           'plots.distributions': ['heatmap', 'ridge', 'first_last']},
-    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference']}}
+                           'plots.distributions': ['heatmap', 'ridge', 'first_last'],
+                           'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html'],
+                           'analysis.formats': ['fits', 'formats']},
+    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
+                                    'plots.page': ['to_html']},
+    'analysis.report.Report': {'plots.page': ['to_html']}}
 
 class _Given:
     "Stands in a class for a method that a module gives it, until it is first asked for"

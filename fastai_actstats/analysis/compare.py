@@ -69,7 +69,8 @@ class Comparison:
     """Runs with the same layers, in the same bins. `runs` are their records, the matching layers under the names of the
     first run.
 
-    `plots.comparison` gives it its pictures: `color_dim`, `plot_stats`, `difference`."""
+    `plots.comparison` gives it its pictures: `color_dim`, `plot_stats`, `difference`; `plots.page` one file
+    (`to_html`)."""
     def __init__(self,
         runs:dict[str, Record], # Name → record
         layers=None # See `align.match_layers`

@@ -32,17 +32,24 @@ __all__ = ['Report', 'chosen_rules', 'Source', 'left_out', 'with_values', 'in_or
 
 # %% ../../nbs/analysis/06_report.ipynb #report-class
 class Report:
-    "What the rules found, as a table, notes last; false when there is no alarm"
+    """What the rules found, as a table, notes last; false when there is no alarm.
+
+    `plots.page` gives it one file to hand to a colleague (`to_html`)."""
     columns = list(Finding._fields)  # layer, finding, since (training step), evidence, remedy, severity
 
     def __init__(self,
         findings:list[Finding], # Rows
         looked:str='', # What was looked at, in a sentence
-        blind:str='' # What could not be looked at though it was to be watched, in a sentence
+        blind:str='', # What could not be looked at though it was to be watched, in a sentence
+        sources:list[Source]=(), # What was looked at
+        places:list[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
     ):
-        findings = sorted(findings, key=lambda f: f.severity == 'note')
-        self.df = pd.DataFrame(findings, columns=self.columns).astype({'since': 'int64'})
-        self.looked, self.blind = looked, blind
+        order = sorted(range(len(findings)), key=lambda i: findings[i].severity == 'note')
+        self.df = pd.DataFrame([findings[i] for i in order], columns=self.columns).astype({'since': 'int64'})
+        self.looked, self.blind, self.sources = looked, blind, list(sources)
+        self.places = [places[i] for i in order] if places else []
+
+    def __getstate__(self): return dict(vars(self), sources=[], places=[])  # a report goes on its own, without records
 
     def __len__(self): return len(self.df)
     def __bool__(self): return bool((self.df.severity == 'alarm').any())
@@ -165,7 +172,7 @@ class Found(NamedTuple):
     "A finding, and where it stands in the report"
     order:tuple # Step, whether it is of other records than activations, place of the layer
     finding:Finding
-    prefix:str # Of the layer's name
+    source:Source # The record that it is of
 
 def causes(
     found:list[Found] # In order
@@ -190,7 +197,7 @@ def findings(
     later = source.rec.what != 'activations'
     with np.errstate(all='ignore'), warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # layers that did not run are nan
-        return [Found((f.since, later, place.get(f.layer, -1)), f, source.prefix) for f in r.check(*inputs, **values)]
+        return [Found((f.since, later, place.get(f.layer, -1)), f, source) for f in r.check(*inputs, **values)]
 
 def examine(
     records, # List of records of any kinds, or name of a callback → list of its records
@@ -213,13 +220,15 @@ def examine(
             found += findings(source, [s.read for s in used], r, values)
 
     found.sort(key=lambda o: o.order)
-    rows = [f._replace(layer=prefix + f.layer) for _, f, prefix in causes(found)]
+    kept = causes(found)
+    rows = [f._replace(layer=source.prefix + f.layer) for _, f, source in kept]
+    places = [(next(i for i, s in enumerate(every) if s is source), f.layer) for _, f, source in kept]
     looked, blind = zip(*(scope(s, id(s) in read) for s in every))
     looked, blind = '; '.join(filter(None, looked)), ' '.join(filter(None, blind))
     if not looked and not blind:
         kinds = sorted({s.rec.what for s in every})
         blind = f"Nothing was looked at: these rules do not read {' and '.join(kinds)}."
-    return Report(rows, f"Looked at {looked}." if looked else '', blind)
+    return Report(rows, f"Looked at {looked}." if looked else '', blind, every, places)
 
 @patch
 def report(

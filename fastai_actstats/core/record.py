@@ -51,7 +51,7 @@ class Record:
     A record is not changed after it is made: `replace` makes another.
 
     Modules of `plots` give it pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_exponents`,
-    `plot_format`), those of `analysis` `report`, and `fits` and `formats` on what number formats would do."""
+    `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
@@ -233,10 +233,11 @@ class Record:
     @classmethod
     def load(cls,
         file:str|os.PathLike, # Written by `save`
-        limit:int=files.LIMIT # Bytes that it may unpack to
+        limit:int=files.LIMIT, # Bytes that it may unpack to
+        layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
-        "The record in a file; a `ValueError` says in one sentence why a file is refused"
-        return unpack(cls(**files.read(file, limit)))
+        "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
+        return unpack(cls(**files.read(file, limit, layers, steps)))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"
