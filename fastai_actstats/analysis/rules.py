@@ -32,6 +32,7 @@ class Finding(NamedTuple):
     since:int # Training step of the first sign
     evidence:str # In numbers
     remedy:str # What to try
+    severity:str='alarm' # 'alarm', or 'note' of what need not be wrong
 
 class Rule(NamedTuple):
     "A function and the kinds of records that it reads"
@@ -48,7 +49,7 @@ class Rule(NamedTuple):
 RULES:dict[str, Rule] = {}
 
 def rule(
-    *what:str, # Kinds of records that it reads: 'activations', 'gradients', 'weights', 'updates', 'units', ...
+    *what:str, # Kinds of records that it reads: 'activations', 'gradients', 'weights', 'updates', 'channels', ...
     needs:tuple[str, ...]=() # Kinds of further records that come as its next arguments
 ):
     "Register the decorated function as a rule of all reports; its arguments after the records are thresholds"

@@ -63,7 +63,8 @@ def write(
     file:str|os.PathLike, # Where to; a file of that name is replaced
     rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of a `Record`
     ranks:tuple=(), notes=None, # As of a `Record`; notes are anything that JSON holds
-    made:dict|None=None # See `made`
+    made:dict|None=None, # See `made`
+    alive:np.ndarray|None=None # Of a `ChannelRecord`: int64 [T, L, 2], `alive_steps`
 ) -> Path: # Where it is
     "Write a record so that at any moment either the old file or the new one is there, whole"
     check_notes(notes)
@@ -71,6 +72,7 @@ def write(
     arrays = {name: np.ascontiguousarray(r[..., part], '<i8') for name, part in _INTEGERS.items()}
     arrays['columns'] = np.ascontiguousarray(columns, COLUMN)
     arrays['moments'] = np.ascontiguousarray(r[..., MEAN:], '<f8')
+    if alive is not None: arrays['alive'] = np.ascontiguousarray(alive, '<i8')
     edges = {name: _plain(getattr(bins, name)) for name in _BINS}
     meta = dict(format=FORMAT, version=VERSION, what=what, layers=list(layers), columns=len(columns), info=_plain(info),
                 notes=notes, ranks=list(map(int, ranks)), bins=edges, made=made or {})
@@ -98,7 +100,7 @@ def _meta(archive):
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, "
                          f"and this version reads format {VERSION}")
-    need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
+    need(sorted(archive.namelist()) in (sorted(names), sorted(names | {'alive.npy'})), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
     need(_whole(meta['columns']), f"it has {meta['columns']!r} columns")
     types = [(meta['what'], str), (meta['info'], dict), (meta['made'], dict), (meta['ranks'], list)]
@@ -155,6 +157,13 @@ def _check(a):
     need((within | (size > 1e100)).all(), "its means and deviations make no sense")  # squares of larger ones overflow
     need((a['moments'][~some] == [0, 0, np.inf, -np.inf]).all(), "it has statistics of no values")
 
+def _alive(archive, columns, L):
+    "The steps at which channels were alive, if they lie in their columns"
+    first, last = np.moveaxis(steps := read_array(archive, 'alive', np.dtype('<i8'), (len(columns), L, 2)), -1, 0)
+    never, c = (first == -1) & (last == -1), columns[:, None]
+    need((never | (c['first'] <= first) & (first <= last) & (last <= c['last'])).all(), "its channels live in no column")
+    return steps
+
 @contextmanager
 def _opened(file, limit):
     "The file as a zip of arrays; whatever is wrong with it is said as a `ValueError` of one sentence"
@@ -175,7 +184,7 @@ def peek(file:str|os.PathLike) -> tuple[dict, np.ndarray]: # Its description, an
 def read(
     file:str|os.PathLike, # Written by `write`
     limit:int=LIMIT # Bytes that it may unpack to
-) -> dict: # The arguments of a `Record`
+) -> dict: # The arguments of a `Record`, and `alive`, of a `ChannelRecord`, or None
     "Read a record; `ValueError` says in one sentence why a file is refused, `OSError` comes where it can't be read"
     with _opened(file, limit) as archive:
         meta = _meta(archive)
@@ -184,10 +193,12 @@ def read(
         arrays = {name: read_array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
         arrays['columns'] = _columns(archive, T)
         arrays['moments'] = read_array(archive, 'moments', np.dtype('<f8'), (T, L, 4))
+        if 'alive.npy' in archive.namelist(): arrays['alive'] = _alive(archive, arrays['columns'], L)
         _check(arrays)
         need(meta.get('sha256') == _digest(meta, arrays), "its checksum is wrong: it was changed after it was written")
     rows = torch.empty(T, L, bins.n + 9, dtype=torch.float64)
     for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name])
     rows[..., MEAN:] = torch.from_numpy(arrays['moments'])
     return dict(rows=rows, columns=arrays['columns'], layers=meta['layers'], bins=bins, what=meta['what'],
-                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])
+                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'],
+                alive=arrays.get('alive'))

@@ -212,6 +212,8 @@ class Record:
     def _repr_html_(self) -> Html: return tables.as_html(self)
 
     # kept
+    def packed(self) -> Record: return self  # what is merged with other ranks': a plain record
+
     def save(self,
         file:str|os.PathLike, # Such as 'run.npz'; a file of that name is replaced at once and whole
         notes=None # What is to be known again, of anything that JSON holds; the record's own notes if none are given
@@ -227,7 +229,8 @@ class Record:
         limit:int=files.LIMIT # Bytes that it may unpack to
     ) -> Record:
         "The record in a file; a `ValueError` says in one sentence why a file is refused"
-        return cls(**files.read(file, limit))
+        from .channel_record import of_file
+        return of_file(cls, files.read(file, limit))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"

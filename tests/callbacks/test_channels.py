@@ -1,4 +1,4 @@
-"""DeadUnits against all activations of an epoch kept, and where units lie in the outputs of many kinds of layers."""
+"""ChannelStats and DeadUnits against all activations of an epoch kept, and where units lie in the outputs of many kinds of layers."""
 import numpy as np
 import pytest
 import torch
@@ -46,22 +46,22 @@ def test_equal_all_activations_kept(learner, settings, window):
     learn = learner([units, keep, Push()], model=deadly())
     learn.fit(4, settings.lr/20)
     rec, size = units.record, 14 if window == 'epoch' else window
-    assert rec.layers == ['1', '4'] and (rec.steps[:, 0] == np.arange(0, 56, size)).all() and rec.steps[-1, 1] == 55
-    for name in rec.layers:
+    assert list(rec.channels) == ['1', '4'] and (rec.steps[:, 0] == np.arange(0, 56, size)).all() and rec.steps[-1, 1] == 55
+    for name in rec.channels:
         kept = torch.stack(units_last(keep, name))  # [steps, values, C]
         active = (kept > 0).any(1).numpy()
         for i, w in enumerate(kept.split(size)):
             np.testing.assert_allclose(rec.share(name)[i], (w > 0).double().mean((0, 1)), rtol=1e-12)
             assert (rec.dead(name)[i] == (w <= 0).all(0).all(0).numpy()).all()
-            assert rec.dead_share[i, rec.layers.index(name)] == (w <= 0).all(0).all(0).double().mean()
+            assert rec.dead_share[i, list(rec.channels).index(name)] == (w <= 0).all(0).all(0).double().mean()
         want = fates(active, size, 14 if window == 'epoch' else None)
-        assert (rec.fates[name] == want).all(), (rec.fates[name], want)
+        assert (np.stack(rec.fates(name)) == want).all(), (rec.fates(name), want)
     assert rec.died('1')[:2].tolist() == [0, 20]
     if window != 'epoch': assert (rec.died('1')[2], rec.woke('1')[2], rec.deaths('1')[2]) == (16, 36, 1)
     table = rec.table().set_index('layer')
     assert table.units.tolist() == [12, 20] and (table.dead >= 2).all() and (table.always_dead >= 1).all()
     assert (table.first_death == 0).all()
-    assert len(rec.to_df()) == 32 and (rec.to_df().query('deaths > 0').died >= 0).all()
+    assert len(rec.channel_table()) == 32 and (rec.channel_table().query('deaths > 0').died >= 0).all()
 
 @pytest.mark.parametrize('kind,module', [('tanh', nn.Tanh), ('sigmoid', nn.Sigmoid)])
 def test_saturated_units_equal_those_of_kept_activations(learner, settings, kind, module):
@@ -70,7 +70,7 @@ def test_saturated_units_equal_those_of_kept_activations(learner, settings, kind
     keep, units = Keep(['1', '4']), DeadUnits()
     learner([units, keep, Far()], model=deadly(module)).fit(1, settings.lr/20)
     rec, (low, high) = units.record, ALIVE[kind]
-    for name in rec.layers:
+    for name in rec.channels:
         x = torch.cat(units_last(keep, name))
         outside = (x > high) | (x < low)
         assert rec.info[name]['kind'] == kind and (rec.dead(name)[0] == outside.all(0).numpy()).all()
@@ -84,7 +84,7 @@ def test_full_memory_merges_windows(learner, settings):
     rec, x = units.record, torch.stack(units_last(keep, '1'))
     assert len(rec) <= 8 and rec.steps[0, 0] == 0 and rec.steps[-1, 1] == 41
     assert (rec.steps[1:, 0] == rec.steps[:-1, 1] + 1).all()
-    for (first, last), alive_in in zip(rec.steps, rec.alive['1']):
+    for (first, last), alive_in in zip(rec.steps, rec['1'].hist[..., 0]):
         assert (alive_in == (x[first:last + 1] > 0).sum((0, 1)).numpy()).all()
     size = units.accumulator.nbytes
     learn.fit(1, settings.lr/20)
@@ -95,7 +95,7 @@ def test_micro_batches_are_one_step(learner, settings):
     learn = learner([units, ActStats(nn.ReLU), GradientAccumulation(2*settings.batch_size)], model=deadly())
     learn.fit(1, settings.lr/20)
     assert (units.record.steps == [[0, 1], [2, 3], [4, 5], [6, 6]]).all() and units.accumulator.step == 7
-    assert (units.record.seen['4'] == [256, 256, 256, 128]).all()
+    assert (units.record['4'].count.T == [256, 256, 256, 128]).all()
 
 def test_an_epoch_cut_short_buries_nobody(learner, settings):
     class Cut(Callback):
@@ -133,15 +133,13 @@ def test_where_units_lie(learner, settings):
     learn = learner([DeadUnits(), ActStats(nn.ReLU)], model=Zoo())
     learn.fit(1, settings.lr/20)
     rec = learn.dead_units.record
-    got = {n: (rec.info[n]['axis'], rec.alive[n].shape[1], rec.info[n]['kind']) for n in rec.layers}
+    got = {n: (rec.info[n]['axis'], len(rec.channels[n]), rec.info[n]['kind']) for n in rec.channels}
     assert got == {'relu': (1, 6, 'relu'), 'relu:2': (1, 6, 'relu'), 'gelu': (1, 6, 'relu'), 'silu': (3, 9, 'relu'),
                    'tanh': (2, 9, 'tanh'), 'leaky': (2, 9, 'relu'), 'sigmoid': (1, 5, 'sigmoid'),
                    'elu': (1, 10, 'relu')}
-    with pytest.raises(TypeError, match="units have no distributions; compare the ranks' tables"):
-        learn.dead_units.by_rank.distance()
     watched = DeadUnits([nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm, nn.MultiheadAttention, nn.Conv1d])
     learner(watched, model=Zoo()).fit(1, settings.lr/20)
-    got = {n: (i['axis'], watched.record.alive[n].shape[1]) for n, i in watched.record.info.items()}
+    got = {n: (i['axis'], len(watched.record.channels[n])) for n, i in watched.record.info.items()}
     assert got == dict(conv=(1, 6), norm=(1, 6), grid=(3, 9), layer_norm=(2, 9), attention=(2, 9), conv1d=(1, 5),
                        head=(1, 10))
 
@@ -161,13 +159,13 @@ def test_models_of_other_families():
 def test_channel_dim_and_what_is_wrong_with_it(learner, settings):
     units = DeadUnits('0', channel_dim=-1)
     learner(units, model=deadly()).fit(1, settings.lr/20)
-    assert units.record.alive['0'].shape == (1, 6)
+    assert units.record['0'].rows.shape[:2] == (1, 6)
     class Narrow(Callback):
         def before_batch(self): self.learn.xb = (self.learn.xb[0][..., :24 if self.learn.train_iter else 28],)
     learn = learner([DeadUnits('0', channel_dim=3), Narrow()],
                     model=nn.Sequential(nn.Conv2d(1, 4, 5, stride=4), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
                                         nn.Linear(4, 10)))
-    with pytest.warns(UserWarning, match="layer '0' is left out.*had 6 units and has 5.*channel_dim=") as seen:
+    with pytest.warns(UserWarning, match="layer '0' is left out.*had 6 channels and has 5.*channel_dim=") as seen:
         learn.fit(1, settings.lr/20)
     assert len(seen) == 1
 
@@ -192,5 +190,5 @@ def test_the_picture(learner, settings):
     assert len(axes) == 2 and '12 ' in axes[0].get_title()
     mesh = axes[1].collections[0].get_array()
     assert ((mesh < 0) == units.record.dead('4').T).all() and '<td' in units.record._repr_html_()
-    assert 'windows' in repr(units.record)
+    assert '32 of 2 layers' in repr(units.record)
     assert len(units.record.plot('4').axes) == 2
