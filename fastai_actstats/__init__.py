@@ -47,6 +47,7 @@ Modules:
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
 - `fastai_actstats.core.channel_accumulator`: The time line of channels: a row for every channel, as soon as it is known how many a layer has
+- `fastai_actstats.core.channel_ranks`: Records of channels that are merged over processes
 - `fastai_actstats.core.channel_record`: What was recorded of channels: a record whose second axis is channels, and when each of them died
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join

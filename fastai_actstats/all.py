@@ -46,8 +46,8 @@ from .features.sampling import sample_activations
 from .kernels.bins import Bins
 from .plots import comparison  # noqa: F401, gives comparisons their pictures
 
-_all_ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'ChannelRecord', 'ChannelStats', 'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'Preflight',
-         'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord', 'StopOnTrouble', 'TensorBoardStats', 'Trial',
-         'WandbStats', 'WeightStats', 'check', 'check_thresholds', 'choose', 'compare', 'diagnose',
-         'embed', 'feature_maps', 'layer_table', 'merge_records', 'preflight', 'rule', 'sample_activations',
-         'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
+_all_ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'ChannelRecord', 'ChannelStats', 'DeadUnits', 'Finding',
+         'GradStats', 'LiveStats', 'Preflight', 'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord',
+         'StopOnTrouble', 'TensorBoardStats', 'Trial', 'WandbStats', 'WeightStats', 'check', 'check_thresholds',
+         'choose', 'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'preflight', 'rule',
+         'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']

@@ -41,7 +41,7 @@ def windows(
     upto = np.cumsum(rec.columns['steps'])*every
     number = (upto - 1)//silent  # of the window in which a column ends
     starts = np.flatnonzero(np.diff(number, prepend=-1))
-    if len(starts) > 1 and upto[-1] % silent: starts = starts[:-1] if len(starts) > 1 else starts
+    if len(starts) > 1 and upto[-1] % silent: starts = starts[:-1]
     if upto[-1] < silent: return rec.part(columns=[])
     return rec.joined(starts)
 
@@ -74,14 +74,14 @@ def dead_units(rec,
 # %% ../../nbs/analysis/05_channels.ipynb #runaway
 @rule('channels')
 def runaway(rec,
-    times:float=30., # Its layer's median, of std or largest value: what single channels of healthy runs stay below (tuned)
+    times:float=30., # Its layer's median of std or largest value; single channels of healthy runs stay below (tuned)
     growth:float=10., # So many times what it was, against its layer, in its first columns (tuned)
     columns:int=3, # First columns, of which the median is what it was
     steps:int=3, # In a row that it takes (tuned)
     most:int=3 # Channels of a layer that are named
 ):
     "A channel that leaves the others of its layer behind"
-    for layer, own in rec.channels.items():
+    for own in rec.channels.values():
         one = rec.part(layers=own)
         if len(own) < 4 or len(rec) <= columns: continue
         away = np.zeros((len(rec), len(own)), bool)
@@ -92,7 +92,8 @@ def runaway(rec,
             here = (ratio > times) & (ratio > growth*before)
             away |= here
             largest = np.maximum(largest, np.where(here, ratio, 0))
-        found = {c: begun for c in np.flatnonzero(away.any(0)) if (begun := lasting(rec, away[:, c], steps)) is not None}
+        begun = {c: lasting(rec, away[:, c], steps) for c in np.flatnonzero(away.any(0))}
+        found = {c: t for c, t in begun.items() if t is not None}
         for c in sorted(found, key=lambda c: (found[c], -largest[:, c].max()))[:most]:
             t = found[c]
             beside = f", as {len(found) - 1} more of this layer" if len(found) > 1 else ''
@@ -113,29 +114,32 @@ def lasting(rec, bad, steps):
 # %% ../../nbs/analysis/05_channels.ipynb #copies
 @rule('channels')
 def copies(rec,
-    close:float=1e-6 # Relative difference up to which statistics are equal: rounding of float32 sums
+    close:float=1e-5 # Of the std: differences up to which statistics are equal, for float32 sums are rounded
 ):
     "Channels that do the same as others of their layer in every column: what begins equal stays equal"
     for layer, own in rec.channels.items():
         one = rec.part(layers=own)
-        ran = np.flatnonzero(one.ran(layer))
-        if len(own) < 2 or not len(ran): continue
-        one = one.part(columns=ran)
-        varied = (one.max > one.min).all(0)
-        if not varied.any(): continue
+        one = one.part(columns=np.flatnonzero(one.ran(layer)))
+        varied = np.flatnonzero((one.max > one.min).all(0)) if len(one) else []
+        if len(varied) < 2: continue
+        stats = np.stack([one.std, one.mean, one.min, one.max])
+        order = varied[np.argsort(one.std[0, varied])]
+        std = np.asarray(one.std[0, order], float)
+        alike = np.split(order, np.flatnonzero(std[1:] - std[:-1] > close*std[1:]) + 1)
 
-        groups = {}
-        for c in np.flatnonzero(varied): groups.setdefault((one.min[0, c], one.max[0, c]), []).append(c)
-        for first, *others in sorted(groups.values()):
-            def equal(c, first=first):
-                return all(np.allclose(v[:, c], v[:, first], close, 0) for v in (one.std, one.min, one.max))
-            same = [first] + [c for c in others if equal(c)]
-            if len(same) < 2: continue
-            yield Finding(one.layers[first], 'copies', int(one.columns['first'][0]),
-                          f"{len(same)} of {len(own)} channels have the same statistics in every column: "
-                          f"{', '.join(map(str, same[:6]))}{', ...' if len(same) > 6 else ''}",
-                          "random initial weights; a constant makes all channels learn the same", 'alarm')
-            break
+        found = []
+        for group in alike:
+            first = group.min()
+            apart = np.abs(stats[..., group] - stats[..., [first]]) > close*one.std[:, [first]]
+            same = np.sort(group[~apart.any((0, 1))])
+            if len(same) > 1: found.append(same)
+
+        if not found: continue
+        same = max(found, key=len)
+        listed = ', '.join(map(str, same[:6])) + ', ...'*(len(same) > 6)
+        yield Finding(one.layers[same[0]], 'copies', int(one.columns['first'][0]),
+                      f"{len(same)} of {len(own)} channels have the same statistics in every column: {listed}",
+                      "random initial weights; a constant makes all channels learn the same")
 
 # %% ../../nbs/analysis/05_channels.ipynb #energy
 @rule('channels')
@@ -145,7 +149,7 @@ def energy(rec,
     last:float=.25 # Of the run, at its end, in which it is so
 ):
     "One channel holds most of what its layer gives on (massive activations)"
-    for layer, own in rec.channels.items():
+    for own in rec.channels.values():
         one = rec.part(layers=own)
         if len(own) < least or not len(rec): continue
         square = np.nan_to_num(size(one)**2)

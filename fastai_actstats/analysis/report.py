@@ -22,8 +22,8 @@ from fastcore.basics import patch
 from . import activations, channels, gradients, weights  # noqa: F401, register their rules
 from .rules import RULES, Finding, Rule
 from ..core.arguments import check_number
-from ..core.markup import table, tag, together
 from ..core.channel_record import ChannelRecord
+from ..core.markup import table, tag, together
 from ..core.record import Record
 
 # %% auto #0

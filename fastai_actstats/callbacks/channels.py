@@ -18,7 +18,8 @@ from .hooks import Tap
 from ..core.accumulator import call_names
 from ..core.arguments import check_choice, check_number, check_whole
 from ..core.channel_accumulator import ChannelAccumulator
-from ..core.channel_record import ChannelRecord, unpack
+from ..core.channel_ranks import unpack
+from ..core.channel_record import ChannelRecord
 from ..core.channels import ALIVE, activation_kind, channel_axis, input_norms, makers
 from ..core.layers import NothingToWatch, choose, named_layers, type_name
 from ..kernels.channels import channel_kernel, fold_channels
@@ -74,7 +75,7 @@ class ChannelTap(Tap):
         try: return self.accumulator.channels(name, self.name, x.shape[axis])
         except ValueError as e:
             before = self.accumulator.info[name]
-            raise ValueError(f"{e}: it returned shape {before['shape']} with channels on axis {before['axis']}, and now "
+            raise ValueError(f"{e}: it returned shape {before['shape']}, channels on axis {before['axis']}, and now "
                              f"{tuple(x.shape)}, axis {axis}; say with channel_dim= along which axis they lie, or "
                              "choose other layers with layers=") from None
 

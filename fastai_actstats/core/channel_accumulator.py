@@ -9,13 +9,16 @@ something: their rows begin beside the others and join them when the batch is ov
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
 
 from .accumulator import Accumulator
-from .channel_record import NEVER, ChannelRecord, channel_bins, channel_names
+from .channel_record import ChannelRecord
+from .channels import channel_bins, channel_names
 from .columns import time_order
+from .deaths import NEVER
 from .ring import Ring
 from ..kernels import channels as row
 from ..kernels import eager
@@ -67,8 +70,8 @@ class ChannelAccumulator(Accumulator):
         window:int|str|None=None, # A column is so many steps, or an 'epoch'; None: a step, until the ring is full
         silent:int=100 # Steps of silence after which a channel is dead; with a window its length
     ):
-        whole = isinstance(window, (int, np.integer)) and not isinstance(window, bool)
-        if not (window >= 1 if whole else window is None or isinstance(window, str) and window == 'epoch'):
+        whole = isinstance(window, (int, np.integer)) and not isinstance(window, bool) and window >= 1
+        if not (whole or window is None or isinstance(window, str) and window == 'epoch'):
             raise ValueError(f"window={window!r} must be 'epoch' or a number of steps")
         self.window, self.silent = window, silent if window is None else window
         super().__init__(channel_bins(eps), capacity, when_full, every, phase, kept=('channels',))
@@ -79,7 +82,7 @@ class ChannelAccumulator(Accumulator):
         self.owner = {}  # name, that of a call maybe → of the layer
         self.places = {}  # name → slice of the rows
         self.scratch = {}  # name → rows of this batch; a view of `block` once it has a place
-        self.block = None  # float64 [C, WIDTH]: the rows of all channels
+        self.block:Any = None  # float64 [C, WIDTH]: the rows of all channels
         self.cut = set()  # epochs that were cut short
         self._pushed_epoch, self._whole = -1, True  # the one that was recorded last; is it over, and whole?
         if isinstance(self.window, int):
@@ -155,17 +158,17 @@ class ChannelAccumulator(Accumulator):
 
     def discard(self):
         if self.filled:
-            for rows in [self.block] if len(self.places) == len(self.scratch) else self.scratch.values(): self._clear(rows)
+            for rows in self.scratch.values(): self._clear(rows)
         super().discard()
 
     # what was recorded
     def _read(self):
         parts = [r.read() for r in self.rings.values() if len(r)] or [self.empty_part()]
-        rows, columns = torch.cat([p[0] for p in parts]) if len(parts) > 1 else parts[0][0], \
-            np.concatenate([p[1] for p in parts])
+        rows, columns = parts[0]
         if len(parts) > 1:
+            columns = np.concatenate([p[1] for p in parts])
             order = time_order(columns)
-            rows, columns = rows[order], columns[order]
+            rows, columns = torch.cat([p[0] for p in parts])[order], columns[order]
         kept = [n for n, p in self.places.items() if self.owner[n] not in self.left_out
                 or rows[:, p, row.COUNT].any()]
         if len(kept) < len(self.places):

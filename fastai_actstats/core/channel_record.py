@@ -14,98 +14,19 @@ import os
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from . import files
+from .columns import join
+from .deaths import NEVER, Deaths, join_steps, silences, silent_columns
 from .layers import first_names
 from .markup import Html, table, tag, together
 from .record import Part, Record
-from ..kernels import eager
-from ..kernels.bins import Bins
 
 # %% auto #0
-__all__ = ['NEVER', 'channel_bins', 'channel_names', 'join_steps', 'Deaths', 'silences', 'silent_columns', 'ChannelRecord',
-           'unpack', 'unpacked', 'of_file']
-
-# %% ../../nbs/core/18_channel_record.ipynb #steps
-NEVER = -1  # in place of a step
-
-def channel_bins(
-    eps:float=.05 # `abs(x) <= eps` is near zero
-) -> Bins:
-    "One bin, from where a channel begins to be alive, 0, to where it ends, 1: in each layer at the limits of its kind"
-    return Bins(1, 0., 1., eps)
-
-def channel_names(
-    layer:str, # Dotted name
-    n:int # Channels
-) -> list[str]:
-    return [f'{layer}[{i}]' for i in range(n)]
-
-def join_steps(
-    steps:np.ndarray, # int64 [T, C, 2]: first and last step alive, `NEVER` where there is none
-    starts:np.ndarray # As for `columns.join`
-) -> np.ndarray: # The same of joined columns
-    "Neighbours made one"
-    first, last = steps[..., 0], steps[..., 1]
-    latest = np.iinfo(np.int64).max
-    first = np.minimum.reduceat(np.where(first == NEVER, latest, first), starts)
-    return np.stack([np.where(first == latest, NEVER, first), np.maximum.reduceat(last, starts)], -1)
-
-# %% ../../nbs/core/18_channel_record.ipynb #deaths
-class Deaths(NamedTuple):
-    "Of each channel, int64 [C]"
-    died:np.ndarray # First silent step of the latest death; -1: never died
-    woke:np.ndarray # Step of waking from it; -1: never, or not dead
-    deaths:np.ndarray # How often it died
-
-def silences(
-    steps:np.ndarray, # int64 [T, C, 2]: first and last step alive
-    ran:np.ndarray, # bool [T]: did the layer run?
-    columns:np.ndarray, # [T] of dtype `columns.COLUMN`
-    every:int, # Steps from one recorded to the next
-    least:int # Steps of silence that are a death
-) -> Deaths:
-    "Deaths, where a channel is dead that was silent for so many steps"
-    begin = int(columns['first'][ran][0])
-    last = np.full(steps.shape[1], begin - every)  # step alive, and the steps since then in which the layer did not run
-    idle, died, woke, deaths = np.zeros_like(last), np.full_like(last, NEVER), np.full_like(last, NEVER), last*0
-    def bury(where):
-        died[where], woke[where] = np.maximum(last[where] + 1, begin), NEVER
-        deaths[where] += 1
-    for t in range(len(columns)):
-        if not ran[t]:
-            idle += int(columns['steps'][t])*every
-            continue
-        first, alive = steps[t, :, 0], steps[t, :, 0] != NEVER
-        silent = alive & (first - last - every - idle >= least)
-        bury(silent)
-        woke[silent] = first[silent]
-        last[alive], idle[alive] = steps[t, alive, 1], 0
-    bury(int(columns['last'][-1]) - last - idle >= least)
-    return Deaths(died, woke, deaths)
-
-def silent_columns(
-    steps:np.ndarray, ran:np.ndarray, columns:np.ndarray, # As for `silences`
-    whole:np.ndarray # bool [T]: does the column hold a whole epoch?
-) -> Deaths:
-    "Deaths, where a channel is dead that was silent in a column"
-    begin = int(columns['first'][ran][0])
-    last = np.full(steps.shape[1], begin - 1)
-    dead, died, woke, deaths = last > begin, np.full_like(last, NEVER), np.full_like(last, NEVER), last*0
-    for t in np.flatnonzero(ran):
-        alive = steps[t, :, 0] != NEVER
-        new = ~alive & ~dead & whole[t]
-        died[new], woke[new], deaths[new] = last[new] + 1, NEVER, deaths[new] + 1
-        back = alive & dead
-        woke[back] = steps[t, back, 0]
-        dead = (dead | new) & ~alive
-        last[alive] = steps[t, alive, 1]
-    return Deaths(died, woke, deaths)
+__all__ = ['ChannelRecord', 'of_file']
 
 # %% ../../nbs/core/18_channel_record.ipynb #record
 @dataclasses.dataclass(repr=False, eq=False)
@@ -114,10 +35,10 @@ class ChannelRecord(Record):
     layer, `rec['2.0'].mean` its means `[T, C]`.
 
     Its one bin is where a channel is alive: above zero for layers such as ReLU, in the steep part for tanh and sigmoid
-    (`core.channels.ALIVE`, by `info[layer]['kind']`). `hist[..., 0]` counts the values there, `underflow` and `overflow`
-    those outside. A channel without any in a column is dead there; for tanh and sigmoid: saturated.
+    (`core.channels.ALIVE`, by `info[layer]['kind']`). `hist[..., 0]` counts the values there, `underflow` and
+    `overflow` those outside. A channel without any in a column is dead there; for tanh and sigmoid: saturated.
 
-    Methods that other modules give it: `plots.channels` its pictures (`plot`, `channel_map`, `plot_dead`,
+    Methods that other modules give it: `plots.channels` its pictures (`plot`, `channel_map`, `plot_dead` and
     `plot_channels`)."""
     alive_steps:np.ndarray|None=None # int64 [T, L, 2]: first and last step at which a channel was alive; -1 for none
 
@@ -191,7 +112,10 @@ class ChannelRecord(Record):
 
     def joined(self, starts:np.ndarray) -> ChannelRecord:
         steps = None if self.alive_steps is None else join_steps(self.alive_steps, starts)
-        return super().joined(starts).replace(alive_steps=steps)
+        rows, columns = self.summary.joined(starts).rows, join(self.columns, starts)
+        return self.replace(rows=rows, columns=columns, alive_steps=steps)
+
+    def replace(self, **changes) -> ChannelRecord: return dataclasses.replace(self, **changes)
 
     def quantile(self, q): raise ValueError("a channel is counted in one bin, which holds no quantiles")
 
@@ -211,7 +135,7 @@ class ChannelRecord(Record):
     ) -> np.ndarray: # bool [T, C]; False where the layer did not run
         "Which channels were never alive in a column"
         share = self.share(layer)
-        return (share == 0) | (share < below)
+        return np.asarray((share == 0) | (share < below))
 
     def ran(self, layer) -> np.ndarray: # bool [T]
         "In which columns a layer has values"
@@ -220,8 +144,9 @@ class ChannelRecord(Record):
     @cached_property
     def dead_share(self) -> np.ndarray: # float64 [T, layers], in the order of `channels`
         "Share of dead channels; nan where the layer did not run"
-        return np.stack([np.where(self.ran(n), self.dead(n).mean(1), np.nan) for n in self.channels], -1) \
-            if self.channels else np.full((len(self), 0), np.nan)
+        res = np.full((len(self), len(self.channels)), np.nan)
+        for i, n in enumerate(self.channels): res[:, i] = np.where(self.ran(n), self.dead(n).mean(1), np.nan)
+        return res
 
     @cached_property
     def _fates(self): return {}
@@ -238,15 +163,15 @@ class ChannelRecord(Record):
     def _deaths(self, name):
         if self.alive_steps is None: raise ValueError("this record was made of others: it does not know single steps")
         known, own, c = self.info.get(name, {}), self.channels[name], self.columns
-        use, ran = ~c['valid'] if not c['valid'].all() else c['valid'], self.ran(name)
-        if not ran[use].any(): return Deaths(*np.full((2, len(own)), NEVER), np.zeros(len(own), int))
+        use, ran = c['valid'] == c['valid'].all(), self.ran(name)
+        none = np.full(len(own), NEVER)
+        if not ran[use].any(): return Deaths(none, none, none*0)
         steps, ran, c = self.alive_steps[use][:, own], ran[use], c[use]
         window, every = known.get('window', 1), known.get('every', 1)
         if window == 'epoch':
-            cut = np.array(known.get('cut', ()), int)
-            whole = c['last_epoch'] - c['epoch'] + 1 > np.array([((e <= cut) & (cut <= l)).sum() for e, l in
-                                                                 zip(c['epoch'], c['last_epoch'])])
-            return silent_columns(steps, ran, c, whole)
+            cut = set(known.get('cut', ()))
+            epochs = [set(range(first, last + 1)) for first, last in zip(c['epoch'], c['last_epoch'])]
+            return silent_columns(steps, ran, c, np.array([bool(held - cut) for held in epochs]))
         return silences(steps, ran, c, every, max(window, int(c['steps'].max())*every))
 
     def died(self, layer): return self.fates(layer).died  # int64 [C], first silent step of the latest death; -1: never
@@ -271,9 +196,11 @@ class ChannelRecord(Record):
 
     def channel_table(self) -> pd.DataFrame:
         "One row a channel: share alive in the last column, latest death and waking, number of deaths"
-        parts = [dict(layer=n, channel=np.array(self.layers, object)[at], alive=self.share(n)[-1] if len(self) else np.nan)
-                 | self.fates(n)._asdict() for n, at in self.channels.items()]
-        return pd.concat(map(pd.DataFrame, parts), ignore_index=True) if parts else pd.DataFrame()
+        names, parts = np.array(self.layers, object), []
+        for n, own in self.channels.items():
+            alive = self.share(n)[-1] if len(self) else np.nan
+            parts.append(pd.DataFrame(dict(layer=n, channel=names[own], alive=alive) | self.fates(n)._asdict()))
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
     # as text, and kept
     def __repr__(self):
@@ -296,48 +223,17 @@ class ChannelRecord(Record):
 
     def __eq__(self, other):
         if not isinstance(other, ChannelRecord): return False
-        same = self.alive_steps is other.alive_steps or np.array_equal(self.alive_steps, other.alive_steps)
-        return same and super().__eq__(other)
+        mine, theirs = self.alive_steps, other.alive_steps
+        if mine is None or theirs is None: return mine is theirs and super().__eq__(other)
+        return np.array_equal(mine, theirs) and super().__eq__(other)
 
     @property
     def nbytes(self): return super().nbytes + (0 if self.alive_steps is None else self.alive_steps.nbytes)
 
-    # as a record of twice as many rows, which merges as any other does
     def packed(self) -> Record:
-        "For each channel a row more, of the first and last steps: their minimum and maximum"
-        if self.alive_steps is None: return Record(*(getattr(self, f.name) for f in dataclasses.fields(Record) if f.init))
-        more = eager.empty(*self.rows.shape[:2], bins=self.bins)
-        first, last = torch.from_numpy(self.alive_steps).double().unbind(-1)
-        alive = first != NEVER
-        middle = (first + last)/2
-        of = {eager.COUNT: 2., eager.COUNTS.start + 1: 2., eager.MEAN: middle, eager.M2: (last - first)**2/2,
-              eager.MIN: first, eager.MAX: last}
-        for place, value in of.items(): more[..., place] = torch.where(alive, torch.as_tensor(value, dtype=torch.float64), more[..., place])
-        names = [f'{n} alive' for n in self.layers]
-        return Record(torch.cat([self.rows, more], 1), self.columns, self.layers + names, self.bins, self.what, self.info,
-                      self.ranks, self.notes, self.made)
-
-def unpack(
-    rec:Record # As `ChannelRecord.packed` gives it, merged with others or not
-) -> ChannelRecord:
-    "The channels' record that it was"
-    marked = [i for i, n in enumerate(rec.layers) if n.endswith('] alive')]
-    place = {rec.layers[i].removesuffix(' alive'): i for i in marked}
-    own = [i for i, n in enumerate(rec.layers) if n in place]
-    more = rec.rows[:, [place[rec.layers[i]] for i in own]].numpy()
-    some, c = more[..., eager.COUNT] > 0, rec.columns
-    bounded = [np.clip(more[..., k], c['first'][:, None], c['last'][:, None]) for k in (eager.MIN, eager.MAX)]
-    steps = np.where(some[..., None], np.stack(bounded, -1), NEVER).astype(np.int64)
-    if not marked: own, steps = range(len(rec.layers)), None
-    names = [rec.layers[i] for i in own]
-    return ChannelRecord(rec.rows[:, list(own)], c, names, rec.bins, rec.what, rec.info, rec.ranks, rec.notes, rec.made,
-                         alive_steps=steps)
-
-def unpacked(
-    rec:Record # Merged of records that were `packed`
-) -> Record: # A `ChannelRecord` where they were such
-    "The record of the kind that it was"
-    return unpack(rec) if any(n.endswith('] alive') for n in rec.layers) else rec
+        "As a plain record, which merges as any other does, see `channel_ranks`"
+        from fastai_actstats.core.channel_ranks import pack
+        return pack(self)
 
 def of_file(
     cls, # `Record`

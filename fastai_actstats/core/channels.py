@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from .layers import children, named_layers, torch_types, whole_layers
+from ..kernels.bins import Bins
 
 # %% auto #0
-__all__ = ['ALIVE', 'RANGES', 'RELUS', 'CHANNELS_FIRST', 'SIZES', 'IGNORED', 'activation_kind', 'channel_axis', 'makers',
-           'input_norms']
+__all__ = ['ALIVE', 'RANGES', 'RELUS', 'CHANNELS_FIRST', 'SIZES', 'IGNORED', 'activation_kind', 'channel_bins', 'channel_names',
+           'channel_axis', 'makers', 'input_norms']
 
 # %% ../../nbs/core/13_channels.ipynb #alive
 ALIVE = {'relu': (2.**-149, math.inf),  # alive above 0: from the smallest float32 that is
@@ -37,6 +38,19 @@ def activation_kind(
         if name in RANGES: return RANGES[name]
         if name in RELUS: return 'relu'
     return None
+
+# %% ../../nbs/core/13_channels.ipynb #rows
+def channel_bins(
+    eps:float=.05 # `abs(x) <= eps` is near zero
+) -> Bins:
+    "One bin, from where a channel begins to be alive, 0, to where it ends, 1: in each layer at the limits of its kind"
+    return Bins(1, 0., 1., eps)
+
+def channel_names(
+    layer:str, # Dotted name
+    n:int # Channels
+) -> list[str]: # Such as '2.0[7]'
+    return [f'{layer}[{i}]' for i in range(n)]
 
 # %% ../../nbs/core/13_channels.ipynb #axis
 CHANNELS_FIRST = {'_ConvNd', '_NormBase', 'GroupNorm', 'LocalResponseNorm'}  # of torch's: channels are axis 1
@@ -79,7 +93,7 @@ IGNORED = 2.**-8  # of the usual norm: less than bfloat16 tells apart
 
 def input_norms(
     modules:dict # Name → module
-) -> tuple[list, list]: # Convolutions (name, module); of each, the norms of the ignored inputs: input channel → share of the usual
+) -> tuple[list, list]: # Convolutions (name, module); of each the ignored: input channel → its norm over the usual
     "Input channels whose weights are so small beside those of the layer's other inputs that it ignores them"
     found = [(n, m) for n, m in modules.items() if '_ConvNd' in torch_types(m) and m.groups == 1
              and not isinstance(m.weight, nn.parameter.UninitializedParameter)]

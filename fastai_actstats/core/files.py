@@ -100,7 +100,8 @@ def _meta(archive):
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, "
                          f"and this version reads format {VERSION}")
-    need(sorted(archive.namelist()) in (sorted(names), sorted(names | {'alive.npy'})), "it holds other arrays than a record does")
+    listed = sorted(archive.namelist())
+    need(listed in (sorted(names), sorted(names | {'alive.npy'})), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
     need(_whole(meta['columns']), f"it has {meta['columns']!r} columns")
     types = [(meta['what'], str), (meta['info'], dict), (meta['made'], dict), (meta['ranks'], list)]
@@ -159,9 +160,10 @@ def _check(a):
 
 def _alive(archive, columns, L):
     "The steps at which channels were alive, if they lie in their columns"
-    first, last = np.moveaxis(steps := read_array(archive, 'alive', np.dtype('<i8'), (len(columns), L, 2)), -1, 0)
-    never, c = (first == -1) & (last == -1), columns[:, None]
-    need((never | (c['first'] <= first) & (first <= last) & (last <= c['last'])).all(), "its channels live in no column")
+    steps = read_array(archive, 'alive', np.dtype('<i8'), (len(columns), L, 2))
+    first, last, c = steps[..., 0], steps[..., 1], columns[:, None]
+    within = (c['first'] <= first) & (first <= last) & (last <= c['last'])
+    need((within | (steps == -1).all(-1)).all(), "its channels live outside of its columns")
     return steps
 
 @contextmanager

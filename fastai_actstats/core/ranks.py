@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .channel_record import unpacked
+from .channel_ranks import unpacked
 from .columns import COLUMN, as_columns, move, time_order
 from .record import Record
 from ..kernels.eager import empty, merge

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from . import eager
-from .dispatch import dense, in_memory, kernel_for, out_of_memory, readable
+from .dispatch import DTYPES, dense, in_memory, kernel_for, local_part, out_of_memory, readable
 
 # %% auto #0
 __all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'UNDER', 'ALIVE', 'OVER', 'MEAN', 'M2', 'MIN', 'FIRST', 'MAX', 'LAST', 'WIDTH',
@@ -28,7 +28,7 @@ __all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'UNDER', 'ALIVE', 'OVER', 'MEAN', 
 # %% ../../nbs/kernels/06_channels.ipynb #layout
 COUNT, NONFINITE, NEAR_ZERO, UNDER, ALIVE, OVER, MEAN, M2, MIN, FIRST, MAX, LAST = range(12)
 WIDTH = 12
-SUMS, LEAST, MOST = slice(COUNT, MEAN), slice(MIN, MAX), slice(MAX, WIDTH)  # of two rows: added, the smaller, the larger
+SUMS, LEAST, MOST = slice(COUNT, MEAN), slice(MIN, MAX), slice(MAX, WIDTH)  # merged by +, min and max
 
 def empty(
     *shape:int, # Leading dimensions
@@ -125,7 +125,8 @@ def try_out(
                 reduce_(x, theirs, limits, .05)
             exact = [*range(MEAN), MIN, MAX]
             spread = (theirs[:, M2]/theirs[:, COUNT]).sqrt()
-            close = ((ours - theirs)[:, MEAN].abs() <= 1e-5*spread).all() and torch.allclose(ours[:, M2], theirs[:, M2], 1e-4)
+            near = ((ours - theirs)[:, MEAN].abs() <= 1e-5*spread).all()
+            close = near and torch.allclose(ours[:, M2], theirs[:, M2], 1e-4)
             if not close or not torch.equal(ours[:, exact], theirs[:, exact]):
                 raise RuntimeError(f"what it finds in channels of {dtype} is not what the plain reduction finds")
 
@@ -158,7 +159,7 @@ def fold_channels(
     kernel:str='auto' # One of `kernels.dispatch.KERNELS`
 ):
     "Merge the summary of each channel into its row without waiting for the device; `TypeError` if no value can be read"
-    with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
+    with torch.no_grad():
         if not readable(x): x = _plain(x, kernel)
         values = by_channel(x, axis)
         if values.device != rows.device: values = values.to(rows.device)
@@ -172,8 +173,8 @@ def fold_channels(
 
 def _plain(x, kernel):
     "The values of `x` where torch itself reads them, in its shape"
-    if hasattr(type(x), 'to_local'): x = x.to_local()
+    if hasattr(type(x), 'to_local'): x = local_part(x)
     if x.is_neg(): x = x.resolve_neg()
-    if x.dtype in (torch.float32, torch.float16, torch.bfloat16, torch.float64) and in_memory(x): return x
-    return dense(x, kernel)[0].view(x.shape) if x.is_contiguous() else torch.empty(
-        x.shape, dtype=torch.float32, device=x.device).copy_(x)
+    if x.dtype in DTYPES and in_memory(x): return x
+    if x.is_contiguous(): return dense(x, kernel)[0].view(x.shape)
+    return torch.empty(x.shape, dtype=torch.float32, device=x.device).copy_(x)

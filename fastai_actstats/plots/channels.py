@@ -139,7 +139,7 @@ def plot_dead(
         ran = np.flatnonzero(rec.ran(n))
         if len(ran): a.text(1.01, i, f'{share[ran[-1], i]:.0%}', transform=a.get_yaxis_transform(), va='center',
                             fontsize='small')
-    a.set(xlabel=step_label(rec), ylabel='layer', title='share of channels that are dead (saturated); right: at the end')
+    a.set(xlabel=step_label(rec), ylabel='layer', title='share of dead (saturated) channels; right: at the end')
     a.title.set_fontsize('medium')
     fig.colorbar(mesh, ax=a, pad=.07 if L <= 40 else .02).ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
     return fig if ax is None else ax

@@ -1,4 +1,4 @@
-"""ChannelStats and DeadUnits against all activations of an epoch kept, and where units lie in the outputs of many kinds of layers."""
+"""ChannelStats and DeadUnits against all activations kept, and where channels lie in outputs of many layers."""
 import numpy as np
 import pytest
 import torch
@@ -46,7 +46,8 @@ def test_equal_all_activations_kept(learner, settings, window):
     learn = learner([units, keep, Push()], model=deadly())
     learn.fit(4, settings.lr/20)
     rec, size = units.record, 14 if window == 'epoch' else window
-    assert list(rec.channels) == ['1', '4'] and (rec.steps[:, 0] == np.arange(0, 56, size)).all() and rec.steps[-1, 1] == 55
+    assert list(rec.channels) == ['1', '4']
+    assert (rec.steps[:, 0] == np.arange(0, 56, size)).all() and rec.steps[-1, 1] == 55
     for name in rec.channels:
         kept = torch.stack(units_last(keep, name))  # [steps, values, C]
         active = (kept > 0).any(1).numpy()
