@@ -1207,8 +1207,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                                         'fastai_actstats/core/channel_accumulator.py'),
                                                           'fastai_actstats.core.channel_accumulator.ChannelAccumulator._blank_spoilt': ( 'core/channel_accumulator.html#channelaccumulator._blank_spoilt',
                                                                                                                                          'fastai_actstats/core/channel_accumulator.py'),
-                                                          'fastai_actstats.core.channel_accumulator.ChannelAccumulator._clear': ( 'core/channel_accumulator.html#channelaccumulator._clear',
-                                                                                                                                  'fastai_actstats/core/channel_accumulator.py'),
                                                           'fastai_actstats.core.channel_accumulator.ChannelAccumulator._forget': ( 'core/channel_accumulator.html#channelaccumulator._forget',
                                                                                                                                    'fastai_actstats/core/channel_accumulator.py'),
                                                           'fastai_actstats.core.channel_accumulator.ChannelAccumulator._make_room': ( 'core/channel_accumulator.html#channelaccumulator._make_room',

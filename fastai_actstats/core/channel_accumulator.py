@@ -9,7 +9,6 @@ something: their rows begin beside the others and join them when the batch is ov
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,8 +80,7 @@ class ChannelAccumulator(Accumulator):
         self.device = torch.device('cpu')
         self.owner = {}  # name, that of a call maybe → of the layer
         self.places = {}  # name → slice of the rows
-        self.scratch = {}  # name → rows of this batch; a view of `block` once it has a place
-        self.block:Any = None  # float64 [C, WIDTH]: the rows of all channels
+        self.scratch = {}  # name → rows of this batch; a view of `rows`, float64 [C, WIDTH], once it has a place
         self.cut = set()  # epochs that were cut short
         self._pushed_epoch, self._whole = -1, True  # the one that was recorded last; is it over, and whole?
         if isinstance(self.window, int):
@@ -95,10 +93,9 @@ class ChannelAccumulator(Accumulator):
         with self.lock:
             if self.rows is not None and device == self.device: return
             self.device = device
-            self.rows = self._blank = torch.empty(0, device=device)  # the rows proper stand in `block`
             self._make_room()
 
-    def row(self, name): return self.rows
+    def row(self, name): return self.rows[:0]  # as many as are not known yet
 
     def _make_room(self):
         "Places for the channels of all layers that are known by now"
@@ -108,9 +105,10 @@ class ChannelAccumulator(Accumulator):
         for n, rows in fresh.items():
             self.places[n] = slice(total, total + len(rows))
             total += len(rows)
-        block = row.empty(total, device=self.device)
-        for n, rows in self.scratch.items(): block[self.places[n]] = rows.to(self.device)
-        self.block, self.scratch = block, {n: block[p] for n, p in self.places.items()}
+        self._blank = row.empty(1, device=self.device)
+        self.rows = row.empty(total, device=self.device)
+        for n, rows in self.scratch.items(): self.rows[self.places[n]] = rows.to(self.device)
+        self.scratch = {n: self.rows[p] for n, p in self.places.items()}
         if total:
             for ring in self.rings.values(): ring.grow(total, self.device)
 
@@ -135,11 +133,10 @@ class ChannelAccumulator(Accumulator):
         new = self.epoch != self._pushed_epoch
         if new and not self._whole: self.cut.add(self._pushed_epoch)
         if new: self._pushed_epoch, self._whole = self.epoch, False
-        alive = self.block[:, row.ALIVE] > 0
-        for k in (row.FIRST, row.LAST): self.block[:, k].masked_fill_(alive, place.step)
+        alive = self.rows[:, row.ALIVE] > 0
+        for k in (row.FIRST, row.LAST): self.rows[:, k].masked_fill_(alive, place.step)
         same = self.window == 'epoch' and not new and len(ring) > 0
-        try: ring.push(self.block, place.step, self.epoch, self.fit, valid=valid, part=place.joins or same)
-        finally: self._clear(self.block)
+        ring.push(self.rows, place.step, self.epoch, self.fit, valid=valid, part=place.joins or same)
 
     def end_epoch(self):
         "A whole epoch is over: channels that were silent in it are dead"
@@ -147,18 +144,13 @@ class ChannelAccumulator(Accumulator):
             self._whole = True
             for ring in self.rings.values(): ring.version += 1
 
-    @staticmethod
-    def _clear(rows):
-        rows.zero_()
-        rows[:, row.LEAST], rows[:, row.MOST] = math.inf, -math.inf
-
     def _blank_spoilt(self):
         for name, rows in self.scratch.items():
-            if self.owner[name] in self.spoilt: self._clear(rows)
+            if self.owner[name] in self.spoilt: rows.copy_(self._blank)
 
     def discard(self):
         if self.filled:
-            for rows in self.scratch.values(): self._clear(rows)
+            for rows in self.scratch.values(): rows.copy_(self._blank)
         super().discard()
 
     # what was recorded
@@ -198,12 +190,11 @@ class ChannelAccumulator(Accumulator):
 
     @property
     def nbytes(self):
-        own = 0 if self.block is None else self.block.nbytes
+        own = 0 if self.rows is None else self.rows.nbytes
         return own + sum(r.nbytes for r in self.rings.values())
 
-    def __getstate__(self): return {k: v for k, v in super().__getstate__().items() if k not in ('block', 'scratch')}
+    def __getstate__(self): return {k: v for k, v in super().__getstate__().items() if k != 'scratch'}
 
     def __setstate__(self, state):
         super().__setstate__(state)
         self.scratch = {n: row.empty(p.stop - p.start) for n, p in self.places.items()}
-        self.block = None

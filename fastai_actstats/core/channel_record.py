@@ -135,7 +135,7 @@ class ChannelRecord(Record):
     ) -> np.ndarray: # bool [T, C]; False where the layer did not run
         "Which channels were never alive in a column"
         share = self.share(layer)
-        return np.asarray((share == 0) | (share < below))
+        return np.logical_or(share == 0, share < below)
 
     def ran(self, layer) -> np.ndarray: # bool [T]
         "In which columns a layer has values"
