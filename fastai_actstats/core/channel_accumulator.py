@@ -48,15 +48,15 @@ def as_rows(
     bins:Bins # See `channel_bins`
 ) -> tuple[torch.Tensor, np.ndarray]: # float64 [T, C, B+9] as of a `Record`; int64 [T, C, 2]: first and last step alive
     "Rows like any other's"
-    res = eager.empty(*rows.shape[:2], bins=bins)
-    for at, of in {eager.COUNT: row.COUNT, eager.NONFINITE: row.NONFINITE, eager.NEAR_ZERO: row.NEAR_ZERO,
-                   eager.MEAN: row.MEAN, eager.M2: row.M2, eager.MIN: row.MIN, eager.MAX: row.MAX}.items():
-        res[..., at] = rows[..., of]
-    res[..., eager.COUNTS] = rows[..., row.UNDER:row.OVER + 1]
-    between = range(eager.M2 + 1, eager.MIN)  # higher moments, which channels do not have
-    for k in between: res[..., k].masked_fill_(rows[..., row.COUNT] > rows[..., row.NONFINITE], math.nan)
-    steps = rows[..., [row.FIRST, row.LAST]].numpy()
-    return res, np.where(np.isfinite(steps), steps, NEVER).astype(np.int64)
+    of = [row.M2]*eager.width(bins)  # what is not said otherwise: higher moments, which channels do not have
+    of[eager.COUNTS] = range(row.UNDER, row.OVER + 1)
+    for theirs, own in ((eager.COUNT, row.COUNT), (eager.NONFINITE, row.NONFINITE), (eager.NEAR_ZERO, row.NEAR_ZERO),
+                        (eager.MEAN, row.MEAN), (eager.MIN, row.MIN), (eager.MAX, row.MAX)): of[theirs] = own
+    res = rows.index_select(-1, torch.tensor(of))
+    for k in range(eager.M2 + 1, eager.MIN):
+        res[..., k] = torch.where(rows[..., row.COUNT] > rows[..., row.NONFINITE], math.nan, 0.)
+    steps = torch.nan_to_num(rows[..., [row.FIRST, row.LAST]], posinf=NEVER, neginf=NEVER)
+    return res, steps.long().numpy()
 
 # %% ../../nbs/core/19_channel_accumulator.ipynb #accumulator
 class ChannelAccumulator(Accumulator):

@@ -7,6 +7,8 @@ Importing this module gives `ChannelRecord` its methods `plot`, `channel_map`, `
 # %% ../../nbs/plots/04_channels.ipynb #imports
 from __future__ import annotations
 
+from functools import partial
+
 import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
@@ -45,7 +47,8 @@ def plot(
         share = np.where(self.dead(name), -1., self.share(name))
         units = share.shape[1]
         around = np.arange(units + 1) - .5
-        mesh = ax.pcolormesh(edges, around, share.T, cmap=colors, vmin=0, vmax=1, rasterized=True)
+        draw = ax.pcolorfast if units > 1000 else partial(ax.pcolormesh, rasterized=True)
+        mesh = draw(edges, around, share.T, cmap=colors, vmin=0, vmax=1)
         ran = np.flatnonzero(self.ran(name))
         now = int((share[ran[-1]] < 0).sum()) if len(ran) else 0
         ax.set_title(f"{name}  {self.info[name]['type']}\n{now} of {units} {_word(self, name)} at the end",
@@ -102,7 +105,7 @@ def channel_map(
     colors[silent.T[order]] = plt.matplotlib.colors.to_rgba(dead)
     colors[np.isnan(values.T[order])] = (1, 1, 1, 1)
     edges = step_edges(rec)
-    a.pcolormesh(edges, np.arange(C + 1) - .5, colors, rasterized=True)
+    a.pcolorfast(edges, np.arange(C + 1) - .5, colors)
     mark_epochs(a, rec, edges)
     what = getattr(stat, '__name__', 'value') if callable(stat) else STATS.get(stat, stat)
     by = dict(index='', died=', earliest death lowest', final=', by value at the end')[sort]
