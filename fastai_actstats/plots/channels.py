@@ -168,7 +168,7 @@ def plot_channels(
         rec = drawable(self[layer])
         values, edges = getattr(rec, stat), step_edges(rec)
         middle = (edges[1:] + edges[:-1])/2
-        with np.errstate(all='ignore'): low, q1, q2, q3, high = np.nanquantile(values, (0, .25, .5, .75, 1), 0)
+        with np.errstate(all='ignore'): low, q1, q2, q3, high = np.nanquantile(values, (0, .25, .5, .75, 1), 1)
         ax.fill_between(middle, low, high, color='.9', label='all channels')
         ax.fill_between(middle, q1, q3, color='.75', label='middle half')
         ax.plot(middle, q2, color='black', lw=1.2, label='median')

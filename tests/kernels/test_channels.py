@@ -37,9 +37,9 @@ def reference(x, axis, limits, eps=.05):
         low, high = np.float32(limits[0]), np.float32(limits[1])
         wide = f.astype(np.float64)
         rows.append([v.size, v.size - f.size, (np.abs(f) <= np.float32(eps)).sum(), (f < low).sum(),
-                ((f >= low) & (f <= high)).sum(), (f > high).sum(), wide.mean() if f.size else 0,
-                ((wide - wide.mean())**2).sum() if f.size else 0, f.min(initial=np.inf), math.inf,
-                f.max(initial=-np.inf), -math.inf])
+                     ((f >= low) & (f <= high)).sum(), (f > high).sum(), wide.mean() if f.size else 0,
+                     ((wide - wide.mean())**2).sum() if f.size else 0, f.min(initial=np.inf), math.inf,
+                     f.max(initial=-np.inf), -math.inf])
     return torch.tensor(rows, dtype=torch.float64)
 
 def close(rows, want):
@@ -59,13 +59,11 @@ def outputs():
     bad[:, 3] = math.nan
     res = dict(first=(x.relu(), 1), last=(x.to(memory_format=torch.channels_last), 1),
                tokens=(torch.randn(4, 9, 70), 2), plain=(torch.randn(33, 70), 1), one=(torch.randn(3, 1, 5), 1),
-               long=(torch.randn(2, 2, 1500), 1),
-               short=(torch.randn(10, 65, 2, 2), 1), between=(torch.randn(4, 5, 6, 7), 2), nonfinite=(bad, 1),
-               strided=(x[:, ::2, :, 1:5], 1), swapped=(x.transpose(1, 3), 3),
-               expanded=(x[:1].expand(4, -1, -1, -1), 1),
+               long=(torch.randn(2, 2, 1500), 1), short=(torch.randn(10, 65, 2, 2), 1),
+               between=(torch.randn(4, 5, 6, 7), 2), nonfinite=(bad, 1), strided=(x[:, ::2, :, 1:5], 1),
+               swapped=(x.transpose(1, 3), 3), expanded=(x[:1].expand(4, -1, -1, -1), 1),
                far=(torch.randn(8, 6, 50)*.1 + 1e6, 1), tiny=(torch.randn(8, 6, 50)*1e-30, 1),
-               huge=(torch.randn(8, 6, 50)*1e30, 1),
-               edges=(torch.tensor([[-.97, .97, 0., -0., 1e-45, .05]]), 0))
+               huge=(torch.randn(8, 6, 50)*1e30, 1), edges=(torch.tensor([[-.97, .97, 0., -0., 1e-45, .05]]), 0))
     yield from res.items()
 
 @pytest.mark.parametrize('name,x,axis', [(n, *o) for n, o in outputs()], ids=lambda o: o if isinstance(o, str) else '')
@@ -78,7 +76,7 @@ def test_rows_equal_numpy(kernel, name, x, axis):
             rows = empty(x.shape[axis])
             with np.errstate(all='ignore'):  # triton's interpreter computes with numpy
                 for part in x.split(max(1, x.shape[0]//2)) if axis else [x]:
-               KERNELS[kernel].reduce_(by_channel(part, axis), rows, limits, .05)
+                    KERNELS[kernel].reduce_(by_channel(part, axis), rows, limits, .05)
             close(rows, reference(x, axis, limits))
 
 @pytest.mark.parametrize('kernel', ['auto', 'eager', 'cpu'])
