@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from . import activations, channels, gradients, weights  # noqa: F401, register their rules
+from . import activations, channels, gradients, tails, weights  # noqa: F401, register their rules
 from .rules import RULES, Finding, Rule
 from ..core.arguments import check_number
 from ..core.channel_record import ChannelRecord
@@ -32,35 +32,42 @@ __all__ = ['Report', 'chosen_rules', 'Source', 'left_out', 'with_values', 'in_or
 
 # %% ../../nbs/analysis/06_report.ipynb #report-class
 class Report:
-    "What the rules found, as a table; false when they found nothing"
-    columns = list(Finding._fields)  # layer, finding, since (training step), evidence, remedy
+    "What the rules found, as a table, notes last; false when there is no alarm"
+    columns = list(Finding._fields)  # layer, finding, since (training step), evidence, remedy, severity
 
     def __init__(self,
         findings:list[Finding], # Rows
         looked:str='', # What was looked at, in a sentence
         blind:str='' # What could not be looked at though it was to be watched, in a sentence
     ):
+        findings = sorted(findings, key=lambda f: f.severity == 'note')
         self.df = pd.DataFrame(findings, columns=self.columns).astype({'since': 'int64'})
         self.looked, self.blind = looked, blind
 
     def __len__(self): return len(self.df)
+    def __bool__(self): return bool((self.df.severity == 'alarm').any())
     def __iter__(self): return (Finding(*row) for row in self.df.itertuples(index=False))
 
     @property
     def headline(self) -> str:
         "The outcome in a line; nothing is found only where something was looked at"
-        kinds = self.df.finding.value_counts(sort=False)
-        found = ', '.join(f'{k} ({n})' if n > 1 else k for k, n in kinds.items())
-        if found: found = f"{len(self)} finding{'s'*(len(self) > 1)}: {found}."
-        elif self.looked: found = "Nothing found."
-        return ' '.join(filter(None, [self.blind, found, self.looked])) or "Nothing was looked at."
+        alarms = self.df.severity == 'alarm'
+        found, noted = self._counted(self.df[alarms], 'finding'), self._counted(self.df[~alarms], 'note')
+        if not found and self.looked: found = "Nothing found."
+        return ' '.join(filter(None, [self.blind, found, noted, self.looked])) or "Nothing was looked at."
+
+    def _counted(self, rows, word):
+        kinds = rows.finding.value_counts(sort=False)
+        some = ', '.join(f'{k} ({n})' if n > 1 else k for k, n in kinds.items())
+        return f"{len(rows)} {word}{'s'*(len(rows) > 1)}: {some}." if some else ''
 
     def __repr__(self):
         width = max(shutil.get_terminal_size().columns, 60)
         lines = textwrap.wrap(self.headline, width)
         name = max([len(f.layer) for f in self], default=0)
         for f in self:
-            lines.append(f"{f.layer:<{name}}  {f.finding:<12}  since step {f.since}")
+            note = '  (a note)' if f.severity == 'note' else ''
+            lines.append(f"{f.layer:<{name}}  {f.finding:<12}  since step {f.since}{note}")
             lines += textwrap.wrap(f.evidence, width, initial_indent='    ', subsequent_indent='    ')
             lines += textwrap.wrap('try: ' + f.remedy, width, initial_indent='    ', subsequent_indent='         ')
         return '\n'.join(lines)

@@ -169,7 +169,7 @@ class ChannelAccumulator(Accumulator):
         rows, steps = as_rows(rows, self.bins)
         names = [c for n in kept for c in channel_names(n, self.places[n].stop - self.places[n].start)]
         return [ChannelRecord(rows, columns, names, self.bins, 'channels', self.known(), self.ranks,
-                              made=dict(run=self.run), alive_steps=steps)]
+                              made=dict(self.made, run=self.run), alive_steps=steps)]
 
     def empty_part(self):
         total = max((p.stop for p in self.places.values()), default=0)

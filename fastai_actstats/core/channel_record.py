@@ -24,6 +24,7 @@ from .deaths import NEVER, Deaths, join_steps, silences, silent_columns
 from .layers import first_names
 from .markup import Html, table, tag, together
 from .record import Part, Record
+from .run import unpack
 
 # %% auto #0
 __all__ = ['ChannelRecord', 'of_file']
@@ -135,7 +136,7 @@ class ChannelRecord(Record):
     ) -> np.ndarray: # bool [T, C]; False where the layer did not run
         "Which channels were never alive in a column"
         share = self.share(layer)
-        return np.logical_or(share == 0, share < below)
+        return np.asarray(share == 0, bool) | np.asarray(share < below, bool)
 
     def ran(self, layer) -> np.ndarray: # bool [T]
         "In which columns a layer has values"
@@ -241,4 +242,4 @@ def of_file(
 ) -> Record: # A `ChannelRecord` where it was such
     "What was read from a file"
     alive = read.pop('alive')
-    return cls(**read) if alive is None else ChannelRecord(**read, alive_steps=alive)
+    return unpack(cls(**read)) if alive is None else ChannelRecord(**read, alive_steps=alive)
