@@ -94,6 +94,7 @@ Modules:
 - `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
 
 from importlib import import_module
+from sys import modules as modules_loaded
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -109,8 +110,10 @@ __version__ = "0.0.1"
 _PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
 _GIVEN = {  # class → module that gives it methods → these
     'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
-                           'plots.distributions': ['heatmap', 'ridge', 'first_last']},
-    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference']}}
+                           'plots.distributions': ['heatmap', 'ridge', 'first_last'], 'plots.page': ['to_html']},
+    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
+                                    'plots.page': ['to_html']},
+    'analysis.report.Report': {'plots.page': ['to_html']}}
 
 class _Given:
     "Stands in a class for a method that a module gives it, until it is first asked for"
@@ -118,6 +121,7 @@ class _Given:
 
     def __get__(self, obj, owner=None):
         import_module(self.module)
+        _give_methods()  # to classes that came with it
         if vars(self.cls)[self.name] is self:  # the module, being loaded, asks whether there is one already
             raise AttributeError(f"{self.cls.__name__} has no attribute {self.name!r} yet")
         return getattr(owner if obj is None else obj, self.name)
@@ -126,7 +130,9 @@ def _give_methods():
     "What is loaded already is left as it is"
     for path, modules in _GIVEN.items():
         place, _, name = path.rpartition('.')
-        cls = getattr(import_module(f'{__name__}.{place}'), name)
+        if place in _PUBLIC.values(): import_module(f'{__name__}.{place}')
+        elif f'{__name__}.{place}' not in modules_loaded: continue
+        cls = getattr(modules_loaded[f'{__name__}.{place}'], name)
         for module, methods in modules.items():
             for method in set(methods) - set(vars(cls)):
                 setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))
