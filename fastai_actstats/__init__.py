@@ -102,6 +102,7 @@ Modules:
 - `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
 from importlib import import_module
+from sys import modules as modules_loaded
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -130,6 +131,7 @@ class _Given:
 
     def __get__(self, obj, owner=None):
         import_module(self.module)
+        _give_methods()  # to classes that came with it
         if vars(self.cls)[self.name] is self:  # the module, being loaded, asks whether there is one already
             raise AttributeError(f"{self.cls.__name__} has no attribute {self.name!r} yet")
         return getattr(owner if obj is None else obj, self.name)
@@ -138,7 +140,9 @@ def _give_methods():
     "What is loaded already is left as it is"
     for path, modules in _GIVEN.items():
         place, _, name = path.rpartition('.')
-        cls = getattr(import_module(f'{__name__}.{place}'), name)
+        if place in _PUBLIC.values(): import_module(f'{__name__}.{place}')
+        elif f'{__name__}.{place}' not in modules_loaded: continue
+        cls = getattr(modules_loaded[f'{__name__}.{place}'], name)
         for module, methods in modules.items():
             for method in set(methods) - set(vars(cls)):
                 setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))

@@ -12,7 +12,7 @@ import shutil
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,8 +41,8 @@ class Report:
         findings:list[Finding], # Rows
         looked:str='', # What was looked at, in a sentence
         blind:str='', # What could not be looked at though it was to be watched, in a sentence
-        sources:list[Source]=(), # What was looked at
-        places:list[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
+        sources:Sequence[Source]=(), # What was looked at
+        places:Sequence[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
     ):
         order = sorted(range(len(findings)), key=lambda i: findings[i].severity == 'note')
         self.df = pd.DataFrame([findings[i] for i in order], columns=self.columns).astype({'since': 'int64'})
