@@ -49,6 +49,7 @@ Modules:
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
+- `fastai_actstats.core.depth`: What kind each recorded layer is of, and in which repeated block of the network it stands
 - `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
 - `fastai_actstats.core.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
 - `fastai_actstats.core.layers`: Choosing layers of a model by name, type or predicate, and picking the tensor out of what a layer returns
@@ -58,6 +59,7 @@ Modules:
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
+- `fastai_actstats.core.selection`: Which of the recorded layers are meant: by index, name, glob pattern, slice or a list of these
 - `fastai_actstats.core.states`: What a model, a data loader and the random number generators are made of, kept and put back
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
