@@ -82,8 +82,12 @@ Modules:
 - `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
 - `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
-- `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.distributions`: Distributions of a record: ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.heat`: A statistic of every layer against step, as colour
+- `fastai_actstats.plots.lines`: Statistics against step, a line a layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
-- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
+- `fastai_actstats.plots.steps`: The colourful dimension of a record: one column a step, the histogram of a layer as colour
+- `fastai_actstats.plots.text`: Names of layers that fit into a picture
+- `fastai_actstats.plots.tiles`: Many small panels, each named, in a figure that is read by scrolling"""
 
 __version__ = "0.0.1"

@@ -49,14 +49,13 @@ class ActStats(HookStats):
         super().__init__(accumulator, layers, pick, kernel, calls, ranks, name)
 
     # the methods of fastai's `ActivationStats`
-    def color_dim(self, layer=None, figsize=None, ax=None, **kwargs):
-        "The colourful dimension of one layer (index or name), or of all"
-        rec = self.record if layer is None else self.record[self.record.layer_index(layer)]
-        return rec.color_dim(figsize=figsize, ax=ax, **kwargs)
+    def color_dim(self, layer=None, figsize=None, ax=None, *, layers=None, **kwargs):
+        "`Record.color_dim` of one layer, or of those that `selection.select` finds; None: of all"
+        return self.record.color_dim(layers if layer is None else layer, figsize=figsize, ax=ax, **kwargs)
 
     def plot_layer_stats(self, layer):
-        "Mean, std and near-zero fraction of one layer (index or name) against step"
-        return self.record[self.record.layer_index(layer)].plot_stats()
+        "Mean, std and near-zero fraction of one layer (index or name), or of several, against step"
+        return self.record.plot_stats(layers=layer)
 
     def hist(self, layer) -> torch.Tensor: # float32 [B, T]
         "`log1p` of the counts of one layer (index or name), as fastai's method of that name"

@@ -24,7 +24,7 @@ from ..core.record import Record
 from ..kernels.bins import Bins
 from ..kernels.dispatch import check_kernel, fold_all, kernel_for
 from ..kernels.eager import empty
-from ..plots.steps import plot_update_ratio
+from ..plots.lines import plot_update_ratio
 
 # %% auto #0
 __all__ = ['is_copy', 'WeightStats']
@@ -203,6 +203,9 @@ class WeightStats(StatsCallback):
         "See the function `update_ratio`"
         return update_ratio(self.record, self.updates)
 
-    def plot_update_ratio(self, **kwargs):
+    def plot_update_ratio(self,
+        layers=None, # See `selection.select`; None: all
+        **kwargs # To the function `plot_update_ratio`
+    ):
         "See the function `plot_update_ratio`"
-        return plot_update_ratio(self.record, self.updates, **kwargs)
+        return plot_update_ratio(self.record[layers], self.updates[layers], **kwargs)
