@@ -82,7 +82,9 @@ Modules:
 - `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
 - `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
+- `fastai_actstats.plots.depth`: A statistic against depth, one line a moment of training
 - `fastai_actstats.plots.distributions`: Distributions of a record: ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.first`: The one picture to look at first
 - `fastai_actstats.plots.heat`: A statistic of every layer against step, as colour
 - `fastai_actstats.plots.lines`: Statistics against step, a line a layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains

@@ -52,6 +52,7 @@ class WeightStats(StatsCallback):
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
     kept = 'weights', 'updates', 'weight gradients'  # each a record, in this order
+    inner, watched = frozenset({'kept'}), 'tensors'
 
     def __init__(self,
         layers=None, # None (all parameters), or layers as for `ActStats`, whose parameters are watched

@@ -39,11 +39,9 @@ from .tiles import MOST_BIG, Tiles
 from .zoom import check_ylim, fitted
 
 # %% auto #0
-__all__ = ['MOST_ROWS', 'STYLES', 'MOST_LINES', 'layer_panels']
+__all__ = ['STYLES', 'MOST_LINES', 'layer_panels']
 
 # %% ../../nbs/plots/05_comparison.ipynb #grid
-MOST_ROWS = 26  # of a figure that is still read
-
 def layer_panels(
     rec:Record, # Names the layers
     heads:list[str], # What each of a layer's panels shows
@@ -56,7 +54,7 @@ def layer_panels(
     n, each = len(rec.layers), len(heads)
     types = [rec.types[name] for name in rec.layers]
     if n > MOST_BIG:
-        blocks = min(math.ceil(n/MOST_ROWS), max(1, round(15/(each*(small[0] + .3)))))
+        blocks = min(math.ceil(n/6), max(1, round(15/(each*(small[0] + .3)))))
         tiles = Tiles(n, blocks, small, each=each, down=True, numbered=numbered, xlabel=xlabel)
         tiles.name(rec.layers, types)
         tiles.head(heads)

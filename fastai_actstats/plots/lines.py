@@ -46,9 +46,10 @@ def outliers(
     score = apart/usual
     ends = score[-max(1, len(score)//10):]
     score = np.maximum(*(np.ma.median(s, 0).filled(0) for s in (score, ends)))
-    return [i for i in np.argsort(-score) if score[i] > far][:most]
+    found = [i for i in np.argsort(-score) if score[i] > far]
+    return found[:most] if len(found) <= len(score)/4 else []  # so many are a group, not the exception
 
-def name_ends(ax, rec:Record, values:np.ndarray, colors, chosen:list[int], right:float=.36):
+def name_ends(ax, rec:Record, values:np.ndarray, colors, chosen:list[int], right:float=.5):
     "Names of lines where they end, none over another; the axis grows by the share `right`"
     if not chosen: return
     start, end = ax.get_xlim()
