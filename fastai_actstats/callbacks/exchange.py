@@ -117,7 +117,7 @@ def _gathered(group, part):
     return out
 
 def _exchange(group, rows):
-    "Rows [M, B+9] of all members merged, on each of them"
+    "Rows [M, B+11] of all members merged, on each of them"
     n, m, wide = group.size(), *rows.shape
     rows = torch.cat([rows, rows.new_zeros(-m % n, wide)])  # filled up, so that it divides
     got = torch.empty_like(rows)
@@ -127,9 +127,9 @@ def _exchange(group, rows):
 def merge_rows(
     store, # As for `plan_together`
     ranks:list[int], rank:int, # Those that merge; this one
-    rows:torch.Tensor, # float64 [T, L, B+9], changed in place
+    rows:torch.Tensor, # float64 [T, L, B+11], changed in place
     limit:float # Seconds that connecting, and each exchange, may take
-) -> torch.Tensor: # [T, L, B+9], the same on all ranks
+) -> torch.Tensor: # [T, L, B+11], the same on all ranks
     "All the ranks' rows merged"
     flat = rows.flatten(0, 1)
     if len(ranks) == 1 or not flat.numel(): return rows

@@ -82,7 +82,7 @@ class Accumulator:
         self.evaluations = 0  # under way, one amid the other
         self._paused = False  # do they interrupt a batch that is recorded?
         self.epoch, self.fit, self._mark = -1, -1, None
-        self.rows:Any = None  # float64 [L*K, B+9], from `add_layers` on
+        self.rows:Any = None  # float64 [L*K, B+11], from `add_layers` on
         self._blank:Any = None
         self._cache = None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
@@ -124,7 +124,7 @@ class Accumulator:
     def index(self, name:str, kept:int=0) -> int: # Of its row
         return self.names.index(name)*len(self.kept) + kept
 
-    def row(self, name:str) -> torch.Tensor: # float64 [B+9]
+    def row(self, name:str) -> torch.Tensor: # float64 [B+11]
         return self.rows[self.index(name)]
 
     def describe(self, name:str, module_type:str|None, x:torch.Tensor):

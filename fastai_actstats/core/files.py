@@ -25,13 +25,14 @@ from .arguments import check_notes
 from .columns import BEGINS, COLUMN, ENDS
 from .disk import atomic, need, open_arrays, read_array, write_arrays
 from ..kernels.bins import MOST_BINS, Bins
-from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
+from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE, width
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
+__all__ = ['FORMAT', 'VERSION', 'READS', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
 
 # %% ../../nbs/core/08_files.ipynb #write-code
-FORMAT, VERSION = 'fastai_actstats record', 1
+FORMAT, VERSION = 'fastai_actstats record', 2
+READS = {1: 4, 2: 6}  # version → moments a row; the first had neither the third nor the fourth
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise
 MOST = 2**53  # of anything that is counted: float64 holds it
 
@@ -94,10 +95,10 @@ def _meta(archive):
     need('meta.npy' in archive.namelist(), "it is not a record")
     meta = json.loads(read_array(archive, 'meta', np.dtype('u1')).tobytes())
     need(isinstance(meta, dict) and meta.get('format') == FORMAT, "it is not a record")
-    if meta['version'] != VERSION:
+    if type(meta['version']) is not int or meta['version'] not in READS:
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, "
-                         f"and this version reads format {VERSION}")
+                         f"and this version reads formats {min(READS)} to {VERSION}")
     need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
     need(_whole(meta['columns']), f"it has {meta['columns']!r} columns")
@@ -116,7 +117,7 @@ def _bins(b):
     need(0 < b['n'] <= MOST_BINS and 0 <= b['per_octave'] <= 256, f"it has {b['n']} bins")
     try:
         bins, octaves = Bins(**b), b['n']//2//max(b['per_octave'], 1)
-        same = not bins.per_octave or octaves < 256
+        same = not bins.per_octave or octaves <= 277
         if bins.per_octave and same:
             same = bins == Bins.symlog(bins.hi*2.**-octaves, bins.hi, bins.per_octave, bins.eps)
     except (ValueError, OverflowError) as e: raise ValueError(f"its bins are not bins: {e}") from None
@@ -146,14 +147,23 @@ def _check(a):
     need((a['near_zero'] <= a['count'] - a['nonfinite']).all(), "its counts do not add up")
     need((a['count'].sum(0, dtype=float) <= MOST).all(), too_large)
     some = a['count'] > a['nonfinite']
-    mean, m2, low, high = a['moments'][some].T
+    mean, m2, m3, m4, low, high = a['moments'][some].T
     need((low <= high).all() and np.isfinite([low, high]).all(), "its extremes make no sense")
     size, n = np.maximum(np.abs(low), np.abs(high)), (a['count'] - a['nonfinite'])[some]
     with np.errstate(over='ignore', invalid='ignore'):
         slack = 1e-4*size  # of kernels that count in float32
         within = (low - slack <= mean) & (mean <= high + slack) & (0 <= m2) & (m2 <= n*(high - low + slack)**2)
+        third, fourth = n*(high - low + slack)**3, n*(high - low + slack)**4
+        shaped = (np.abs(m3) <= third) & (0 <= m4) & (m4 <= fourth) | np.isnan(m3) & np.isnan(m4)
     need((within | (size > 1e100)).all(), "its means and deviations make no sense")  # squares of larger ones overflow
-    need((a['moments'][~some] == [0, 0, np.inf, -np.inf]).all(), "it has statistics of no values")
+    need((shaped | (size > 1e70)).all(), "its third and fourth moments make no sense")
+    need((a['moments'][~some] == [0, 0, 0, 0, np.inf, -np.inf]).all(), "it has statistics of no values")
+
+def _as_now(moments, count):
+    "With the third and fourth moment, which files of version 1 do not have: nan, but for no values"
+    if moments.shape[-1] == 6: return moments
+    missing = np.where(count[..., None] > 0, np.nan, 0.)
+    return np.concatenate([moments[..., :2], missing, missing, moments[..., 2:]], -1)
 
 @contextmanager
 def _opened(file, limit):
@@ -183,11 +193,12 @@ def read(
         shapes = {name: (T, L, bins.n + 2) if name == 'counts' else (T, L) for name in _INTEGERS}
         arrays = {name: read_array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
         arrays['columns'] = _columns(archive, T)
-        arrays['moments'] = read_array(archive, 'moments', np.dtype('<f8'), (T, L, 4))
-        _check(arrays)
+        arrays['moments'] = read_array(archive, 'moments', np.dtype('<f8'), (T, L, READS[meta['version']]))
+        moments = _as_now(arrays['moments'], arrays['count'] - arrays['nonfinite'])
+        _check(arrays | dict(moments=moments))
         need(meta.get('sha256') == _digest(meta, arrays), "its checksum is wrong: it was changed after it was written")
-    rows = torch.empty(T, L, bins.n + 9, dtype=torch.float64)
+    rows = torch.empty(T, L, width(bins), dtype=torch.float64)
     for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name])
-    rows[..., MEAN:] = torch.from_numpy(arrays['moments'])
+    rows[..., MEAN:] = torch.from_numpy(moments)
     return dict(rows=rows, columns=arrays['columns'], layers=meta['layers'], bins=bins, what=meta['what'],
                 info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])

@@ -133,7 +133,7 @@ def placed(
     record:Record, # Of one rank
     plan:dict, # From `agree`
     h:bytes # The record's head
-) -> torch.Tensor: # float64 [T, L, B+9] in the columns and layers of `plan`
+) -> torch.Tensor: # float64 [T, L, B+11] in the columns and layers of `plan`
     "A rank's rows where they belong in the merged record"
     rows = empty(len(plan['columns']), len(plan['layers']), bins=record.bins)
     where = {n: i for i, n in enumerate(plan['layers'])}

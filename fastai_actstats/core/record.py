@@ -48,10 +48,9 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Methods that other modules give it: `plots.steps`, `plots.distributions`, `plots.depth` and `plots.first` its
-    pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_depth`, and `show` to begin with),
-    `analysis.report` what is wrong with the run (`report`)."""
-    rows:torch.Tensor # float64 [T, L, B+9] on the host
+    Methods that other modules give it: those of `plots` its pictures (`show` to begin with, `color_dim`, `plot_stats`,
+    `heatmap`, `ridge`, `first_last`, `plot_depth`), `analysis.report` what is wrong with the run (`report`)."""
+    rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
     bins:Bins # Bin edges and near-zero threshold
@@ -101,6 +100,10 @@ class Record:
     def mean(self): return _read_only(self.summary.mean)
     @cached_property
     def std(self): return _read_only(self.summary.std)  # unbiased, as `torch.std`
+    @cached_property
+    def skew(self): return _read_only(self.summary.skew)  # as `scipy.stats.skew`; nan in files of format 1
+    @cached_property
+    def kurtosis(self): return _read_only(self.summary.kurtosis)  # excess, as `scipy.stats.kurtosis`; nan likewise
     @cached_property
     def min(self): return _read_only(self.summary.min)
     @cached_property
@@ -188,8 +191,7 @@ class Record:
         step:int=0 # Training step
     ) -> tuple[float, float]: # Lower and upper edge
         "The edges of the fullest bin of a layer in the column that holds `step`"
-        one = self[self.layer_index(layer)].between(step, step)
-        k = int(one.hist[0, 0].argmax())
+        k = int(self[self.layer_index(layer)].between(step, step).hist[0, 0].argmax())
         return float(self.edges[k]), float(self.edges[k + 1])
 
     # as a table and as text
@@ -210,9 +212,8 @@ class Record:
         notes=None # What is to be known again, of anything that JSON holds; the record's own notes if none are given
     ) -> Path: # Where it is
         "Write everything to one compressed file, without pickle"
-        notes = self.notes if notes is None else notes
         return files.write(file, self.rows, self.columns, self.layers, self.bins, self.what, self.info, self.ranks,
-                           notes, files.made() | self.made)
+                           self.notes if notes is None else notes, files.made() | self.made)
 
     @classmethod
     def load(cls,
@@ -234,8 +235,8 @@ class Record:
     def __eq__(self, other):
         "The same values of the same layers, columns and bins, with the same notes?"
         if not isinstance(other, Record): return NotImplemented
-        names = 'layers', 'bins', 'what', 'info', 'ranks', 'notes'
-        if any(getattr(self, name) != getattr(other, name) for name in names): return False
+        parts = 'layers', 'bins', 'what', 'info', 'ranks', 'notes'
+        if any(getattr(self, part) != getattr(other, part) for part in parts): return False
         return np.array_equal(self.columns, other.columns) and np.array_equal(self.rows, other.rows, equal_nan=True)
 
     @property

@@ -190,7 +190,7 @@ def kernel_for(
 # %% ../../nbs/kernels/05_dispatch.ipynb #fold-code
 def fold(
     x:torch.Tensor, # Values to add: any shape, strides and floating-point dtype; of a `DTensor` its local part
-    row:torch.Tensor, # float64 [B+9], changed in place; may be on another device than `x`
+    row:torch.Tensor, # float64 [B+11], changed in place; may be on another device than `x`
     bins:Bins, # Bin edges and near-zero threshold
     kernel:str='auto' # One of `KERNELS`
 ):
@@ -206,7 +206,7 @@ def _fold_values(values, times, kernel, row, bins):
     part = empty(bins=bins, device=values.device)
     _reduce(values, part, bins, kernel)
     part[:MEAN] *= times
-    part[M2] *= times
+    part[M2:MIN] *= times
     row.copy_(merge(torch.stack([row, part.to(row.device, non_blocking=True)])))
 
 def _reduce(values, row, bins, name):
@@ -223,7 +223,7 @@ SMALL = 2**14  # values up to which a tensor costs more by its calls than by its
 def fold_all(
     tensors:list[torch.Tensor], # As for `fold`
     indices:list[int], # The row of each
-    rows:torch.Tensor, # float64 [R, B+9], changed in place
+    rows:torch.Tensor, # float64 [R, B+11], changed in place
     bins:Bins, # Bin edges and near-zero threshold
     kernel:str='auto' # One of `KERNELS`
 ):

@@ -1,6 +1,7 @@
 """What the loggers wrote, read back with TensorBoard's own reader and from the file of an offline W&B run."""
 import json
 import struct
+import time
 import warnings
 
 import numpy as np
@@ -15,9 +16,9 @@ def read_events(folder):
     return EventAccumulator(str(folder), size_guidance={'scalars': 0, 'histograms': 0}).Reload()
 
 def read_wandb(path):
-    "History rows of a run's file: a log of blocks of 32 KiB, each record in one piece or several"
+    "History rows of a run's file, None before its end is there: a log of blocks of 32 KiB, records in pieces or whole"
     from wandb.proto.wandb_internal_pb2 import Record
-    data, at, part, rows = path.read_bytes(), 7, b'', []
+    data, at, part, rows, ended = path.read_bytes(), 7, b'', [], False
     while at + 7 <= len(data):
         left = 32768 - at % 32768
         if left < 7: at += left; continue
@@ -27,6 +28,7 @@ def read_wandb(path):
         at += 7 + size
         if kind in (1, 4):
             rec, part = Record.FromString(part), b''
+            ended |= rec.HasField('exit')
             if not rec.HasField('history'): continue
             rows.append({})
             for i in rec.history.item:
@@ -34,7 +36,7 @@ def read_wandb(path):
                 at_key = rows[-1]
                 for key in outer: at_key = at_key.setdefault(key, {})
                 at_key[last] = json.loads(i.value_json)
-    return rows
+    return rows if ended else None
 
 @pytest.fixture
 def wandb_run(tmp_path, monkeypatch):
@@ -44,7 +46,11 @@ def wandb_run(tmp_path, monkeypatch):
     run = wandb.init(project='test', dir=tmp_path, mode='offline')  # said again: wandb reads the environment only once
     def close():
         run.finish()
-        return read_wandb(next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p)))
+        path = next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p))
+        for _ in range(600):  # a process of its own writes it
+            if (rows := read_wandb(path)) is not None: return rows
+            time.sleep(.1)
+        raise TimeoutError("the run's file has no end")
     yield close
     run.finish()
 

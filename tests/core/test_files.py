@@ -115,15 +115,17 @@ def forge(data, change):
     return out.getvalue()
 
 @pytest.mark.parametrize('change, why', [
-    (lambda m, a: m.update(version=2), 'format 2, written by fastai_actstats 0.0.1, and this version reads format 1'),
-    (lambda m, a: m.update(version=2, made={}), 'format 2, written by fastai_actstats another version'),
+    (lambda m, a: m.update(version=3), 'format 3, written by fastai_actstats 0.0.1, and this version reads formats'),
+    (lambda m, a: m.update(version=3, made={}), 'format 3, written by fastai_actstats another version'),
+    (lambda m, a: m.update(version=True), 'format True'),
+    (lambda m, a: m.update(version=1), "array 'moments'"),
     (lambda m, a: m.update(format='weights'), 'not a record'),
     (lambda m, a: a.update(extra=np.zeros(2)), 'other arrays than a record does'),
     (lambda m, a: a['count'].__setitem__((0, 0), 41), 'counts do not add up'),
     (lambda m, a: a['near_zero'].__setitem__((0, 0), 41), 'counts do not add up'),
     (lambda m, a: a['counts'].__setitem__((0, 0, 0), -1), 'negative counts'),
     (lambda m, a: a['count'].__setitem__((0, 0), 2**60), 'larger than can be'),
-    (lambda m, a: a['moments'].__setitem__((0, 0, 2), np.nan), 'extremes make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 4), np.nan), 'extremes make no sense'),
     (lambda m, a: a['columns']['last'].__setitem__(3, -1), 'end before they begin'),
     (lambda m, a: a['columns']['steps'].__setitem__(3, -1), 'columns make no sense'),
     (lambda m, a: m['layers'].append('one more'), "array 'count' is headed"),
@@ -153,6 +155,9 @@ def forge(data, change):
     (lambda m, a: a['moments'].__setitem__((0, 0, 0), 99.), 'means and deviations make no sense'),
     (lambda m, a: a['moments'].__setitem__((0, 0, 1), -1.), 'means and deviations make no sense'),
     (lambda m, a: a['moments'].__setitem__((0, 0, 1), 1e9), 'means and deviations make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 2), 1e9), 'third and fourth moments make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 3), -1.), 'third and fourth moments make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 2), np.nan), 'third and fourth moments make no sense'),
     (lambda m, a: [a[k].__setitem__((0, 0), 0) for k in ('count', 'counts', 'near_zero')], 'statistics of no values'),
     (lambda m, a: a.update(count=np.asfortranarray(a['count'])), "array 'count'"),
 ])
@@ -182,14 +187,14 @@ def senseless(rng, meta, arrays):
         elif rng.random() < .4: c[name] = rng.permutation(c[name])
         else: c[name][rng.integers(len(c)):] = rng.choice(NUMBERS)
     elif kind == 2:
-        i, value = rng.integers(4), rng.choice([0, np.nan, np.inf, -np.inf, 1e90, -1e90, 1e-320, -5.])
+        i, value = rng.integers(6), rng.choice([0, np.nan, np.inf, -np.inf, 1e90, -1e90, 1e-320, -5.])
         arrays['moments'][rng.integers(12), rng.integers(3), slice(i, i + rng.integers(1, 4))] = value
     elif kind == 3:  # a layer that did not run, or gave one value many times
         i = rng.integers(12), rng.integers(3)
         n = int(rng.choice([0, 0, 40, 2**52]))
         for name in ('near_zero', 'nonfinite', 'counts'): arrays[name][i] = 0
         arrays['count'][i] = arrays['counts'][i][rng.integers(14)] = n
-        if not n: arrays['moments'][i] = 0, 0, np.inf, -np.inf
+        if not n: arrays['moments'][i] = 0, 0, 0, 0, np.inf, -np.inf
     else:
         meta['columns'] = int(rng.integers(0, 3))
         for name in arrays: arrays[name] = arrays[name][:meta['columns']]

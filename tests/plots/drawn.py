@@ -58,14 +58,14 @@ def architectures():
     with torch.device('meta'), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         dense, deep = timm.create_model('densenet121'), torchvision.models.resnet152()
-        deeper = timm.create_model('densenet169')
+        every = choose(timm.create_model('densenet169'), lambda n, m: not list(m.children()))
         res = {'5 layers of the reference CNN': dict(list(choose(reference_cnn(False)).items())[:5]),
                '17 layers of xresnet18': dict(list(choose(xresnet18()).items())[:17]),
                '52 layers of xresnet34': dict(list(choose(xresnet34()).items())[:52]),
                '121 layers of densenet121': choose(dense, [nn.Conv2d, nn.Linear]),
                '148 layers of a GPT of 24 blocks': choose(gpt()),
                '311 layers of ResNet-152': choose(deep),
-               '500 layers of densenet169': dict(list(choose(deeper, lambda n, m: not list(m.children())).items())[:500])}
+               '500 layers of densenet169': dict(list(every.items())[:500])}
         res = {k: {n: type_name(m) for n, m in layers.items()} for k, layers in res.items()}
         weights = {n: type_name(deep.get_submodule(n.rpartition('.')[0])) for n, _ in deep.named_parameters()}
         return res | {'467 weights of ResNet-152': weights}
@@ -92,6 +92,7 @@ def pictures(rec, both):
     a = SimpleNamespace(rec=rec, both=both)
     return {'color_dim': lambda: a.rec.color_dim(), 'color_dim share': lambda: a.rec.color_dim(share=True),
             'color_dim auto': lambda: a.rec.color_dim(ylim='auto'), 'plot_stats': lambda: a.rec.plot_stats(),
-            'heatmap': lambda: a.rec.heatmap(), 'ridge': lambda: a.rec.ridge(), 'first_last': lambda: a.rec.first_last(),
+            'heatmap': lambda: a.rec.heatmap(), 'ridge': lambda: a.rec.ridge(),
+            'first_last': lambda: a.rec.first_last(), 'plot_depth': lambda: a.rec.plot_depth(), 'show': lambda: a.rec.show(),
             'compare color_dim': lambda: a.both.color_dim(), 'compare plot_stats': lambda: a.both.plot_stats(),
             'difference': lambda: a.both.difference()}
