@@ -85,7 +85,7 @@ Modules:
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.depth`: A statistic against depth, one line a moment of training
 - `fastai_actstats.plots.distributions`: Distributions of a record: ridge plot of a layer, first and last epoch side by side
-- `fastai_actstats.plots.first`: The one picture to look at first
+- `fastai_actstats.plots.glance`: The one picture to look at first
 - `fastai_actstats.plots.heat`: A statistic of every layer against step, as colour
 - `fastai_actstats.plots.lines`: Statistics against step, a line a layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains

@@ -93,6 +93,7 @@ def pictures(rec, both):
     return {'color_dim': lambda: a.rec.color_dim(), 'color_dim share': lambda: a.rec.color_dim(share=True),
             'color_dim auto': lambda: a.rec.color_dim(ylim='auto'), 'plot_stats': lambda: a.rec.plot_stats(),
             'heatmap': lambda: a.rec.heatmap(), 'ridge': lambda: a.rec.ridge(),
-            'first_last': lambda: a.rec.first_last(), 'plot_depth': lambda: a.rec.plot_depth(), 'show': lambda: a.rec.show(),
+            'first_last': lambda: a.rec.first_last(), 'plot_depth': lambda: a.rec.plot_depth(),
+            'show': lambda: a.rec.show(),
             'compare color_dim': lambda: a.both.color_dim(), 'compare plot_stats': lambda: a.both.plot_stats(),
             'difference': lambda: a.both.difference()}
