@@ -99,7 +99,7 @@ def draw_color_dim(
     if above:
         ax.pcolormesh(edges, [high + gap, high + gap + thick], z[None, :, -1], **style)
         marks.append((high + gap + thick/2, f'> {bins.hi:g}'))
-    ax.set_yticks(*zip(*marks))
+    ax.set_yticks(*(zip(*marks) if ax.yaxis.get_tick_params().get('labelleft', True) else [[]]))
     ax.set_ylim(low - (gap + thick)*below, high + (gap + thick)*above)
     if mean and not bins.per_octave:  # on logarithmic bins a mean about zero would jump from side to side
         value = rec.mean[:, 0]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .axes import new_figure
 from .text import shorten
@@ -54,7 +54,7 @@ class Tiles:
             for ax in self.groups[-1]: self._tick(ax, numbered or col == 0 and ax is self.groups[-1][0])
         for i, group in enumerate(self.groups):
             row, col = divmod(i, rows)[::-1] if down else divmod(i, columns)
-            for ax in group: ax.tick_params(labelbottom=(row + 1, col) not in taken)
+            for ax in group if (row + 1, col) in taken else []: ax.xaxis.set_major_locator(NullLocator())
         self.say(left + (self.size[0] - left - right)/2, .12, xlabel, ha='center', va='bottom')
         middle = below + (self.size[1] - above - below)/2
         self.say(.12, middle, ylabel, ha='left', va='center', rotation=90)
@@ -73,7 +73,7 @@ class Tiles:
     def name(self, names:list[str], types:list[str]):
         "Each thing's name above its panels"
         for group, title in zip(self.groups, shorten(names, self.wide, SMALL, types)):
-            group[0].set_title(title, loc='left', fontsize=SMALL, pad=2)
+            group[0].set_title(title, loc='left', fontsize=SMALL, pad=2, y=1)  # given, it is not looked for
 
     def head(self, titles:list[str]): # One for each of the panels side by side
         "What the panels of a thing are, above the first row"
