@@ -2071,6 +2071,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'fastai_actstats/plots/axes.py'),
                                             'fastai_actstats.plots.axes.new_figure': ( 'plots/axes.html#new_figure',
                                                                                        'fastai_actstats/plots/axes.py'),
+                                            'fastai_actstats.plots.axes.nth': ('plots/axes.html#nth', 'fastai_actstats/plots/axes.py'),
                                             'fastai_actstats.plots.axes.panels': ( 'plots/axes.html#panels',
                                                                                    'fastai_actstats/plots/axes.py'),
                                             'fastai_actstats.plots.axes.spread': ( 'plots/axes.html#spread',

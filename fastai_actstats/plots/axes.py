@@ -20,8 +20,8 @@ from .text import shorten
 
 # %% auto #0
 __all__ = ['CMAP', 'SHARE', 'RIM', 'THIN_RIM', 'MOST_MARKS', 'check_drawable', 'drawable', 'spread', 'step_edges', 'starts',
-           'mark_epochs', 'value_ticks', 'step_label', 'marks_label', 'layer_title', 'titles', 'Picture', 'new_figure',
-           'figure_for', 'in_order', 'panels']
+           'mark_epochs', 'value_ticks', 'step_label', 'nth', 'marks_label', 'layer_title', 'titles', 'Picture',
+           'new_figure', 'figure_for', 'in_order', 'panels']
 
 # %% ../../nbs/plots/01_axes.ipynb #axes-code
 CMAP = 'viridis'
@@ -100,13 +100,15 @@ def value_ticks(
 # %% ../../nbs/plots/01_axes.ipynb #titles
 def step_label(rec): return 'validation batch' if rec.columns['valid'].all() else 'training step'
 
+def nth(k): return '2nd' if k == 2 else f'{k}th'
+
 def marks_label(rec):
     "What the lines of `mark_epochs` stand for, as far as there are some"
     said = []
     for name, line in (('epoch', 'dotted'), ('fit', 'solid')):
         begins, k = starts(rec, name)
         which = f'an {name}' if name == 'epoch' else f'a {name}'
-        if len(begins): said.append(f'{line}: {which if k == 1 else f"every {k}th {name}"} begins')
+        if len(begins): said.append(f'{line}: {which if k == 1 else f"every {nth(k)} {name}"} begins')
     return f" ({', '.join(said)})" if said else ''
 
 def layer_title(rec, i):

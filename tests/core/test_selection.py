@@ -18,14 +18,12 @@ def closed():
 @pytest.fixture(scope='module')
 def rec(): return make_record(6).replace(layers=NAMES, info={n: dict(type='Linear') for n in NAMES})
 
-WAYS = {0: [0], -1: [5], 'head': [5], '*.fc': [1, 3], slice(1, 3): [1, 2], (0, 'head'): [0, 5], ('*.norm', -1): [2, 4, 5],
-        range(2): [0, 1], None: list(range(6))}
+WAYS = [(0, [0]), (-1, [5]), ('head', [5]), ('*.fc', [1, 3]), (slice(1, 3), [1, 2]), ([0, 'head'], [0, 5]),
+        (['*.norm', -1], [2, 4, 5]), (range(2), [0, 1]), (None, list(range(6)))]
 
-@pytest.mark.parametrize('said', WAYS, ids=str)
-def test_it_means_the_same_everywhere(rec, said):
-    places = WAYS[said]
+@pytest.mark.parametrize('several, places', WAYS, ids=str)
+def test_it_means_the_same_everywhere(rec, several, places):
     wanted = [NAMES[i] for i in places]
-    several = list(said) if isinstance(said, tuple) else said
     assert select(NAMES, several) == places and rec[several].layers == wanted
     assert rec.overview(several).layer.tolist() == wanted and list(dict.fromkeys(rec.to_df(several).layer)) == wanted
     drawn = [ax.get_title().split('  ')[0] for ax in rec.color_dim(several).axes if ax.get_title()]
@@ -78,10 +76,13 @@ def test_record_color_dim_of_0_draws_the_first_layer(rec):
 
 def test_runs_are_named_by_their_notes_or_a_b(rec, tmp_path):
     a, b = rec.replace(notes='small rate'), rec.replace(notes=dict(name='large rate', lr=1))
-    for both in (compare(a, b), compare([a, b]), compare((a, b))): assert list(both.runs) == ['small rate', 'large rate']
+    for both in (compare(a, b), compare([a, b]), compare((a, b))):
+        assert list(both.runs) == ['small rate', 'large rate']
     assert list(compare(rec, rec).runs) == list(compare([rec, a]).runs) == list(compare(a, a).runs) == ['a', 'b']
-    assert list(compare({'1e-3': a, '1e-2': b}).runs) == ['1e-3', '1e-2'] and list(compare(x=a, y=b).runs) == ['x', 'y']
-    assert list(compare({'1e-3': a}, y=b).runs) == ['1e-3', 'y'] and list(compare(a, y=b).runs) == ['small rate', 'y']
+    assert list(compare({'1e-3': a, '1e-2': b}).runs) == ['1e-3', '1e-2']
+    assert list(compare(x=a, y=b).runs) == ['x', 'y']
+    assert list(compare({'1e-3': a}, y=b).runs) == ['1e-3', 'y']
+    assert list(compare(a, y=b).runs) == ['small rate', 'y']
     files = [rec.save(tmp_path/f'{name}.npz') for name in ('monday', 'tuesday')]
     assert list(compare(*files).runs) == ['monday', 'tuesday']
     with pytest.raises(ValueError, match='two runs are named y'): compare({'y': a}, y=b)

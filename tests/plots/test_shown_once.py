@@ -23,17 +23,19 @@ def made(scale, what='activations', bins=Bins(20, -3, 3)):
         ring.push(torch.stack([Summary.of(torch.randn(40)*scale, bins).rows for _ in range(2)]), step, epoch=step//4)
     return Record(*ring.read(), ['h.0.fc', 'h.1.fc'], bins, what)
 
-rec, other, weights, updates = made(1.), made(2.), made(.1, 'weights', Bins.symlog()), made(.01, 'updates', Bins.symlog())
+rec, other = made(1.), made(2.)
+weights, updates = made(.1, 'weights', Bins.symlog()), made(.01, 'updates', Bins.symlog())
 both = compare(rec, other)
 model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
 x = torch.randn(1, 3, 12, 12)
-sample = Sample({'0': np.random.randn(40, 6).astype('f')}, np.arange(40), np.zeros(40, int), np.arange(40) % 4, None, {})
+groups = np.arange(40) % 4
+sample = Sample({'0': np.random.randn(40, 6).astype('f')}, np.arange(40), np.zeros(40, int), groups, None, {})
 """
 
-PICTURES = ['rec.show()', 'rec.color_dim()', 'rec.color_dim(0, share=True)', 'rec.plot_stats()', 'rec.heatmap()', 'rec.ridge()',
-            'rec.first_last()', 'rec.plot_depth()', 'plot_update_ratio(weights, updates)', 'both.color_dim()',
-            'both.plot_stats()', 'both.difference()', 'show_feature_maps(model, x, "0")', 'show_filters(model, "0")',
-            'sample.heatmap()', 'embed(sample).plot()']
+PICTURES = ['rec.show()', 'rec.color_dim()', 'rec.color_dim(0, share=True)', 'rec.plot_stats()', 'rec.heatmap()',
+            'rec.ridge()', 'rec.first_last()', 'rec.plot_depth()', 'plot_update_ratio(weights, updates)',
+            'both.color_dim()', 'both.plot_stats()', 'both.difference()', 'show_feature_maps(model, x, "0")',
+            'show_filters(model, "0")', 'sample.heatmap()', 'embed(sample).plot()']
 
 HABITS = {'fig = rec.plot_stats()': 1, 'fig': 1, 'fig;': 0,  # it was shown in its own cell
           'import io; fig = rec.heatmap(); fig.savefig(io.BytesIO()); fig': 1,
