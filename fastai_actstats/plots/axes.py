@@ -29,7 +29,7 @@ CMAP = 'viridis'
 SHARE = 1e-4, 1.  # the colours of shares, logarithmic: the same in every picture
 
 RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]  # makes white legible on every colour
-THIN_RIM = [pe.Stroke(linewidth=1.5, foreground='black', alpha=.6), pe.Normal()]  # hides little of what is below
+THIN_RIM = [pe.Stroke(linewidth=2, foreground='black', alpha=.75), pe.Normal()]  # hides little of what is below
 
 def check_drawable(rec):
     "`ValueError` if nothing was recorded"

@@ -104,7 +104,7 @@ def draw_color_dim(
     if mean and not bins.per_octave:  # on logarithmic bins a mean about zero would jump from side to side
         value = rec.mean[:, 0]
         at = np.where(np.isnan(value), np.nan, np.interp(value, bins.edges, np.arange(bins.n + 1)))
-        ax.plot((edges[1:] + edges[:-1])/2, at, color='white', lw=.8, path_effects=THIN_RIM)
+        ax.plot((edges[1:] + edges[:-1])/2, at, color='white', lw=.9, path_effects=THIN_RIM)
     mark_epochs(ax, rec, edges)
     return mesh
 
