@@ -30,7 +30,8 @@ def closed():
 def test_tab_offers_what_the_callback_can_do(tmp_path):
     learn = tiny(tmp_path, ActStats(), GradStats(), WeightStats())
     learn.fit(1, .01)
-    for cb, own in ((learn.act_stats, {'color_dim', 'hist', 'layer_stats', 'plot_layer_stats'}), (learn.grad_stats, set()),
+    for cb, own in ((learn.act_stats, {'color_dim', 'hist', 'layer_stats', 'plot_layer_stats'}),
+                    (learn.grad_stats, set()),
                     (learn.weight_stats, {'grads', 'updates', 'update_ratio', 'plot_update_ratio'})):
         offered = {n for n in dir(Record) if not n.startswith('_')} | {*Record.__annotations__}
         assert set(dir(cb)) == offered | own | {'name', 'record', 'records', 'by_rank', 'reset'}
@@ -124,7 +125,8 @@ def test_a_trend_over_depth_is_a_line_for_each_moment():
         np.testing.assert_allclose([line.get_ydata() for line in ax.lines], d)
     assert re.findall(r'from step \d+', ' '.join(t.get_text() for t in fig.legends[0].texts))
     with pytest.raises(ValueError, match="by='row' must be one of"): rec.plot_depth(by='row')
-    with pytest.raises(ValueError, match="the names show no repeated blocks: 0, 1, 2"): make_record().plot_depth(by='block')
+    with pytest.raises(ValueError, match="the names show no repeated blocks: 0, 1, 2"):
+        make_record().plot_depth(by='block')
 
 def test_two_records_are_compared_as_they_come(tmp_path):
     rec = make_record(17)
