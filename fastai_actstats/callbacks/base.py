@@ -14,10 +14,11 @@ from itertools import chain
 import torch
 from torch import nn
 
-from .compat import compiled, evaluating, reset_graphs
+from .compat import compiled, evaluating, loss_scale, reset_graphs
 from .distributed import Ranks, begin_fit
 from .exchange import world
 from .hooks import Tap, Watch
+from .made import describe
 from .observer import Recording
 from ..core.accumulator import Accumulator, call_names
 from ..core.arguments import check_function, check_whole
@@ -76,6 +77,7 @@ class StatsCallback(Recording):
         rank, size = world()
         self.accumulator.ranks = (rank,) if size > 1 else ()
         self.accumulator.begin_fit()
+        self.accumulator.made = describe(self.accumulator.made, self.learn)
         self.fit_id = object()
         begin_fit(self.learn, self)
         Watch.join(self.learn, self)
@@ -95,7 +97,13 @@ class StatsCallback(Recording):
 
     def leave_epoch(self):
         "The batches of an epoch are over, in whatever way"
+        self.note_scale()
         self.accumulator.cancel_batch(self.mark)
+
+    def note_scale(self):
+        "The loss scale of mixed precision, if there is one: this waits for the device, so only once or twice an epoch"
+        scale, acc = loss_scale(self.learn), self.accumulator
+        if scale is not None: acc.scales.append([acc.step, float(scale)])
 
     def after_fit(self):
         "The hooks are off already; the learner gets its own `all_batches` back"
@@ -137,8 +145,8 @@ class StatsCallback(Recording):
 
     def __repr__(self):
         acc, kind = self.accumulator, type(self).__name__
-        if not acc.names: return f"{kind} (nothing recorded)"
-        return f"{kind} ({len(acc.names)} {self.watched}, {acc.step} steps, {acc.nbytes/2**20:.1f} MiB)"
+        if not acc.layers: return f"{kind} (nothing recorded)"
+        return f"{kind} ({len(acc.layers)} {self.watched}, {acc.step} steps, {acc.nbytes/2**20:.1f} MiB)"
 
 # %% ../../nbs/callbacks/04_base.ipynb #hook-stats-class
 class HookStats(StatsCallback):
@@ -172,6 +180,8 @@ class HookStats(StatsCallback):
         self._kept[name] = module, self.accumulator.rows, tap
         return tap
 
+    def names_of_run(self) -> list[str]: return []  # what is recorded of the run itself, see `run`
+
     def kept_taps(self) -> list[Tap]: return [tap for _, _, tap in self._kept.values()]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -183,7 +193,7 @@ class HookStats(StatsCallback):
         rows = [call_names(n, self.calls, acc.taken) for n in modules]
         acc.optional.update(n for names in rows for n in names[1:])
         device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device('cpu'))
-        acc.add_layers([n for names in rows for n in names], device)
+        acc.add_layers([n for names in rows for n in names] + self.names_of_run(), device)
         for n, m in modules.items():
             known = acc.info.setdefault(n, {})
             known['type'] = type_name(m)
@@ -203,6 +213,7 @@ class HookStats(StatsCallback):
     def _note_uncalled(self):
         "Once an epoch: of layers that were never called, do gradients tell that no parameter was used either?"
         self._uncalled = False
+        self.note_scale()
         for name, (module, _, _) in self._kept.items():
             known = self.accumulator.info.get(name, {})  # it may have been reset
             if 'shape' in known: continue

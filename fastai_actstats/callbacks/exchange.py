@@ -24,6 +24,7 @@ from torch import distributed as dist
 from .compat import default_store
 from ..core.ranks import agree, as_record, digest, head, listed, notes, placed
 from ..core.record import Record
+from ..core.run import pack
 from ..kernels.eager import merge
 
 # %% auto #0
@@ -161,6 +162,7 @@ def meet(
     awaited:list[int]|None=None # As for `decided`; None: all `ranks`
 ) -> Met: # `LeftOut` where this rank came too late, another `RuntimeError` where one left in the middle
     "What all ranks recorded, on each of them; to be called by all"
+    record = pack(record)
     h = head(record)
     plan = plan_together(store, rank, ranks if awaited is None else awaited, ranks, h, limit)
     ranks = plan['ranks']

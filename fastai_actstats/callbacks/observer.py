@@ -21,7 +21,7 @@ from .compat import evaluating, only_in_fits
 from .hooks import Watch
 from ..core.arguments import why
 from ..core.record import Record
-from ..plots import channels, depth, distributions, glance, heat, lines, steps  # noqa: F401, their pictures
+from ..plots import channels, depth, distributions, formats, glance, heat, lines, steps  # noqa: F401, pictures
 
 # %% auto #0
 __all__ = ['PARTS', 'Visitor', 'Gone', 'Observer', 'Recording']

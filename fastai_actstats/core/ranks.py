@@ -23,6 +23,7 @@ import torch
 
 from .columns import COLUMN, as_columns, move, time_order
 from .record import Record
+from .run import pack, unpack
 from ..kernels.eager import empty, merge
 
 # %% auto #0
@@ -148,21 +149,22 @@ def placed(
 
 def as_record(
     rows:torch.Tensor, # Placed and merged
-    record:Record, # Of one of the ranks
+    record:Record, # Of one of the ranks, packed as `run.pack` does
     plan:dict, # From `agree`
     ranks:list[int] # Whose values these are
 ) -> Record:
     "The rows as a record"
     tuples = lambda known: {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
     info = {name: tuples(known) for name, known in plan['info'].items()}
-    run = {k: v for k, v in record.made.items() if k == 'run'}
     columns = as_columns(plan['columns'])
-    return Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks), made=run)
+    return unpack(Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks),
+                         made=record.made))
 
 def merge_records(
     records:Mapping # Rank → its `Record`, such as files that the ranks saved
 ) -> Record: # With `ranks`
     "The record that one process would have made of all the ranks' batches"
+    records = {r: pack(rec) for r, rec in records.items()}
     heads = {r: head(rec) for r, rec in records.items()}
     plan, some = agree(heads), records[min(records)]
     for note in notes(plan): warnings.warn(f"{some.what}: {note}", stacklevel=2)

@@ -21,6 +21,7 @@ import torch
 from . import files, tables
 from .columns import columns_between, columns_of, join
 from .markup import Html
+from .run import follow, pack, unpack
 from .selection import first_names, select
 from .summary import Summary
 from ..kernels.bins import Bins
@@ -48,8 +49,8 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Methods that other modules give it: those of `plots` its pictures (`show` to begin with, `color_dim`, `plot_stats`,
-    `heatmap`, `ridge`, `first_last`, `plot_depth`), `analysis.report` what is wrong with the run (`report`)."""
+    Modules of `plots` give it pictures (`show` to begin with, `color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`,
+    `plot_depth`, `plot_exponents`, `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
@@ -58,13 +59,16 @@ class Record:
     info:dict=dataclasses.field(default_factory=dict) # Layer name → dict with `type` and `shape` as far as known
     ranks:tuple=() # Where several processes trained: those whose values these are
     notes:object=None # The user's own, of anything that JSON holds
-    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`
+    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`, how
+    run:Record|None=None # Over the same columns what the run itself did: loss, lr, input, output, target
     summary:Summary=dataclasses.field(init=False) # [T, L], of the rows
 
     def __post_init__(self):
         if self.rows.shape[:2] != (len(self.columns), len(self.layers)):
             due = f"{len(self.columns)} columns and {len(self.layers)} layers"
             raise ValueError(f"rows of shape {tuple(self.rows.shape)} do not fit {due}")
+        if self.run is not None and not np.array_equal(self.run.columns, self.columns):
+            raise ValueError("run is a record over other columns than this one's")
         self.summary = Summary(self.rows, self.bins)
 
     def __setattr__(self, name, value):
@@ -75,8 +79,8 @@ class Record:
     def replace(self,
         **changes # Arguments of `Record`
     ) -> Record:
-        "Another record, with these arguments instead of its own"
-        return dataclasses.replace(self, **changes)
+        "Another record, with these arguments instead of its own; its run goes with its columns"
+        return dataclasses.replace(self, **follow(self, changes))
 
     # what was recorded when, and of what
     @property
@@ -130,7 +134,8 @@ class Record:
     ) -> Record:
         "These columns of these layers"
         names = np.array(self.layers, object)[layers].tolist()
-        return self.replace(rows=self.rows[columns][:, layers], columns=self.columns[columns], layers=names)
+        run = self.run if self.run is None else self.run.part(columns)
+        return self.replace(rows=self.rows[columns][:, layers], columns=self.columns[columns], layers=names, run=run)
 
     def like(self,
         rows:torch.Tensor, columns:np.ndarray, # As of a `Record`
@@ -184,7 +189,8 @@ class Record:
         starts:np.ndarray # Ascending indices of the columns with which the new ones begin; the first is 0
     ) -> Record: # A column that joins training and validation counts as training
         "The same values in fewer columns"
-        return self.like(self.summary.joined(starts).rows, join(self.columns, starts))
+        run = self.run if self.run is None else self.run.joined(starts)
+        return self.replace(rows=self.summary.joined(starts).rows, columns=join(self.columns, starts), run=run)
 
     def modal_bin(self,
         layer, # Index or dotted name
@@ -212,16 +218,19 @@ class Record:
         notes=None # What is to be known again, of anything that JSON holds; the record's own notes if none are given
     ) -> Path: # Where it is
         "Write everything to one compressed file, without pickle"
-        return files.write(file, self.rows, self.columns, self.layers, self.bins, self.what, self.info, self.ranks,
-                           self.notes if notes is None else notes, files.made() | self.made)
+        notes = self.notes if notes is None else notes
+        all = pack(self)
+        return files.write(file, all.rows, all.columns, all.layers, all.bins, all.what, all.info, all.ranks,
+                           notes, files.made() | self.made)
 
     @classmethod
     def load(cls,
         file:str|os.PathLike, # Written by `save`
-        limit:int=files.LIMIT # Bytes that it may unpack to
+        limit:int=files.LIMIT, # Bytes that it may unpack to
+        layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
-        "The record in a file; a `ValueError` says in one sentence why a file is refused"
-        return cls(**files.read(file, limit))
+        "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
+        return unpack(cls(**files.read(file, limit, layers, steps)))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"
@@ -235,9 +244,10 @@ class Record:
     def __eq__(self, other):
         "The same values of the same layers, columns and bins, with the same notes?"
         if not isinstance(other, Record): return NotImplemented
-        parts = 'layers', 'bins', 'what', 'info', 'ranks', 'notes'
-        if any(getattr(self, part) != getattr(other, part) for part in parts): return False
+        names = 'layers', 'bins', 'what', 'info', 'ranks', 'notes', 'run'
+        if any(getattr(self, name) != getattr(other, name) for name in names): return False
         return np.array_equal(self.columns, other.columns) and np.array_equal(self.rows, other.rows, equal_nan=True)
 
     @property
-    def nbytes(self) -> int: return self.rows.nbytes + self.columns.nbytes
+    def nbytes(self) -> int: # With its run
+        return self.rows.nbytes + self.columns.nbytes + (0 if self.run is None else self.run.nbytes)

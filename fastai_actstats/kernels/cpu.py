@@ -9,9 +9,7 @@ compiles it, some five seconds, the first time on a machine; callbacks import it
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
-import time
 
 import numba as nb
 import numpy as np
@@ -26,7 +24,6 @@ from .bins import Bins
 __all__ = ['DEVICES', 'SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'DTYPES', 'i32', 'PART', 'PARTS', 'reduce_']
 
 # %% ../../nbs/kernels/03_cpu.ipynb #slices
-_began = time.perf_counter()
 DEVICES = ('cpu',)  # of the tensors it reads
 SLICE, WAYS = 4096, 8
 HIGHEST = 0x7f800000  # the bits of Inf
@@ -219,10 +216,6 @@ def _kernel(shared):
         i = _take(shared, 0)
 
 # %% ../../nbs/kernels/03_cpu.ipynb #reduce
-if not _kernel.cache_hits:
-    took = time.perf_counter() - _began
-    logging.getLogger(__name__).warning("compiled in %.0f s, once: numba keeps the result", took)
-
 _alone = _kernel.ctypes
 _alone.argtypes = [ctypes.c_void_p]
 _team = getattr(ctypes.CDLL(torch._C.__file__), 'GOMP_parallel', None)  # found among what torch is linked to

@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
 import torch
 
 from . import eager
+from .announce import announced
 from .bins import Bins
 from .eager import M2, MAX, MEAN, MIN, block, empty, memory_order, merge
 
@@ -106,7 +108,9 @@ def load_kernel(
     "The kernel's module; `ImportError` says what it needs, `RuntimeError` why it cannot be loaded"
     check_kernel(name)
     if _missing(name): raise ImportError("kernel={!r} needs {} ({})".format(name, *NEEDS[name]))
-    try: return importlib.import_module(f'fastai_actstats.kernels.{name}')
+    try:
+        with announced() if name == 'cpu' else nullcontext():
+            return importlib.import_module(f'fastai_actstats.kernels.{name}')
     except Exception as e: raise RuntimeError(f"kernel={name!r} does not work here: {_cause(e)}") from e
 
 def _cause(e): return f"{type(e).__name__}: {e}" if str(e) else type(e).__name__

@@ -64,7 +64,7 @@ def show(
     found = self.report()
     rec = whole[that_matter(whole, found, most) if layers is None else layers]
     [rec] = fitted([rec])
-    n, run = len(rec.layers), getattr(self, 'run', None)  # of the run itself: a record over the same columns
+    n, run = len(rec.layers), self.run
     wide = min(n, 3)
     high, above = math.ceil(n/wide), 1.3*(run is not None)
     lines = textwrap.wrap(found.headline, 120)
