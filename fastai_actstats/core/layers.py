@@ -17,14 +17,13 @@ from itertools import islice
 import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
-from torch.nn.parameter import is_lazy
 
 from .selection import first_names
 
 # %% auto #0
-__all__ = ['Layer', 'Layers', 'Pick', 'WRAPPERS', 'HELPERS', 'BLOCKS', 'LISTS', 'PASS_ON', 'MOST_PARTS', 'torch_types',
-           'unwrapped', 'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch', 'whole_layers',
-           'repeated', 'choose', 'follows', 'first_float', 'first_number', 'activation', 'no_hook']
+__all__ = ['Layer', 'Layers', 'Pick', 'WRAPPERS', 'HELPERS', 'BLOCKS', 'PASS_ON', 'MOST_PARTS', 'torch_types', 'unwrapped',
+           'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch', 'whole_layers', 'choose',
+           'follows', 'first_float', 'first_number', 'activation', 'no_hook']
 
 # %% ../../nbs/core/12_layers.ipynb #named-layers
 Layer = str | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]  # glob pattern, type, module, predicate
@@ -140,47 +139,27 @@ def whole_layers(
     if len(res) > 1: res.pop(names[root], None)
     return res
 
-BLOCKS = 'blocks'  # as `layers`: what `repeated` finds; a module of that name is had as `['blocks']`
-LISTS = nn.Sequential, nn.ModuleList, nn.ModuleDict
-def _just_lists(module):
-    "Does it no more than hold modules, or call one after the other?"
-    own = getattr_static(module, 'forward') not in (getattr_static(c, 'forward') for c in (nn.Sequential, nn.Module))
-    return isinstance(module, LISTS) and not own
-def _shapes(module): return [(n, None if is_lazy(p) else p.shape) for n, p in module.named_parameters()]
-
-def repeated(
-    model:nn.Module # The model, wrapped or not
-) -> list[nn.Module]:
-    """The modules that a model repeats, whose outputs are its residual stream.
-
-    They are of one class, made of other modules, in one `Sequential`, `ModuleList` or `ModuleDict`. Where no two of
-    them have parameters of the same shapes (stages), what each of them repeats is taken, if it repeats something."""
-    res = []
-    for kid in (kids := list(children(model).values())):
-        alike = [m for m in kids if isinstance(model, LISTS) and type(m) is type(kid)]
-        has_parts = any(True for m in children(kid).values() for p in m.parameters())
-        is_block = len(alike) > 1 and has_parts and not _just_lists(kid)
-        shapes = [_shapes(m) for m in alike]
-        is_stage = not any(s in shapes[:i] for i, s in enumerate(shapes))
-        res += (repeated(kid) if not is_block or is_stage else []) or [kid]*is_block
-    return list(dict.fromkeys(res))
+BLOCKS = 'blocks'  # as `layers`: what `depth.repeated` finds; a module of that name is had as `['blocks']`
 
 def choose(
     model:nn.Module, # The model whose layers are wanted
     layers:Layers=None # None, type, glob, predicate `(name, module) -> bool`, module, list of these, or 'blocks'
 ) -> dict[str, nn.Module]: # Dotted name → module in the model's order; `ValueError` if there is none
-    "The layers of `model` that `layers` stands for; None: see `whole_layers`, 'blocks': see `repeated`"
-    every = named_layers(model)
+    "The layers of `model` that `layers` stands for; None: see `whole_layers`, 'blocks': see `depth.repeated`"
+    every, asked = named_layers(model), layers
     if not isinstance(model, nn.Module) or len(every) == 1 and not list(model.parameters()):
         raise ValueError(f"the model {type_name(model)} has no layers to watch")
     if layers is None:
         res = {name: every[name] for name in whole_layers(model)}
         if res: return res
         raise NothingToWatch(f"none of the {len(every)} modules of the model has parameters: {first_names(every)}")
-    test = _test(repeated(unwrapped(model)) if isinstance(layers, str) and layers == BLOCKS else layers)
+    if isinstance(layers, str) and layers == BLOCKS:
+        from fastai_actstats.core.depth import repeated  # built on this module
+        layers = repeated(unwrapped(model))
+    test = _test(layers)
     res = {name: m for name, m in every.items() if test(name, m)}
     if res: return res
-    raise ValueError(f"layers={layers!r} matches none of the {len(every)} layers of the model: {first_names(every)}")
+    raise ValueError(f"layers={asked!r} matches none of the {len(every)} layers of the model: {first_names(every)}")
 
 # %% ../../nbs/core/12_layers.ipynb #follows
 PASS_ON = {'Identity', '_DropoutNd'}  # what they give is what they got, or some of it

@@ -49,8 +49,9 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Modules of `plots` give it pictures (`show` to begin with, `color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`,
-    `plot_depth`, `plot_exponents`, `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
+    Modules of `plots` give it pictures (`show` to begin with, `color_dim`, `plot_stats`, `heatmap`, `ridge`,
+    `first_last`, `plot_depth`, `plot_exponents`, `plot_format`) and the page `to_html`, those of `analysis` `report`,
+    and `fits` and `formats` on number formats."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names

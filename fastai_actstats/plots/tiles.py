@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from .axes import new_figure
