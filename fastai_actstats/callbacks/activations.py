@@ -33,7 +33,7 @@ class ActStats(HookStats):
     validation takes the way that training takes. In a model compiled by inductor with `nn.Dropout2d` and the like,
     random numbers fall otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
     def __init__(self,
-        layers=None, # See `layers.choose`; None: modules with parameters of their own
+        layers=None, # See `layers.choose`; None: modules with parameters of their own, 'blocks': the residual stream
         *,
         bins:int=80, # Number of bins, or a `Bins`
         range:tuple[float, float]=(-10., 10.), # Lower edge of the first bin, upper edge of the last
