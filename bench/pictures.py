@@ -3,7 +3,7 @@
     python bench/pictures.py                     # all networks
     python bench/pictures.py '121 layers'        # those whose name has this in it
 
-Names and types of layers are those of real networks (`tests/plots/drawn.py`); values are made up."""
+Names and types of layers are those of real networks (`tests/drawn.py`); values are made up."""
 import io
 import sys
 import time
@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use('agg')
 import matplotlib.pyplot as plt
 
-sys.path += [str(Path(__file__).parent.parent/'tests'/'plots')]
+sys.path += [str(Path(__file__).parent.parent/'tests')]
 from drawn import architectures, made_up, pictures
 
 from fastai_actstats.all import compare
