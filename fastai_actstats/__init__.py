@@ -57,6 +57,7 @@ Modules:
 - `fastai_actstats.core.channel_record`: What was recorded of channels: a record whose second axis is channels, and when each of them died
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
+- `fastai_actstats.core.depth`: What kind each recorded layer is of, and in which repeated block of the network it stands
 - `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
 - `fastai_actstats.core.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
 - `fastai_actstats.core.layers`: Choosing layers of a model by name, type or predicate, and picking the tensor out of what a layer returns
@@ -67,6 +68,7 @@ Modules:
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.run`: What the run itself did, beside the layers: its loss, learning rates, input, output and target
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
+- `fastai_actstats.core.selection`: Which of the recorded layers are meant: by index, name, glob pattern, slice or a list of these
 - `fastai_actstats.core.states`: What a model, a data loader and the random number generators are made of, kept and put back
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
@@ -92,13 +94,19 @@ Modules:
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
-- `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.depth`: A statistic against depth, one line a moment of training
+- `fastai_actstats.plots.distributions`: Distributions of a record: ridge plot of a layer, first and last epoch side by side
 - `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
+- `fastai_actstats.plots.glance`: The one picture to look at first
+- `fastai_actstats.plots.heat`: A statistic of every layer against step, as colour
+- `fastai_actstats.plots.lines`: Statistics against step, a line a layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
 - `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
 - `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
 - `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
-- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step
+- `fastai_actstats.plots.steps`: The colourful dimension of a record: one column a step, the histogram of a layer as colour
+- `fastai_actstats.plots.text`: Names of layers that fit into a picture
+- `fastai_actstats.plots.tiles`: Many small panels, each named, in a figure that is read by scrolling
 - `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
 from importlib import import_module

@@ -8,7 +8,11 @@ only: the pictures of a comparison are in `plots.comparison`."""
 # %% ../../nbs/analysis/08_compare.ipynb #imports
 from __future__ import annotations
 
+import os
 import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import pandas as pd
@@ -16,9 +20,10 @@ import pandas as pd
 from .align import common_bins, common_steps, match_layers, rebin, run_record
 from ..core.layers import first_names
 from ..core.record import STATS, Record
+from ..core.selection import select
 
 # %% auto #0
-__all__ = ['MEASURES', 'distance', 'Comparison', 'compare']
+__all__ = ['MEASURES', 'distance', 'Comparison', 'own_name', 'named_runs', 'compare']
 
 # %% ../../nbs/analysis/08_compare.ipynb #distance-code
 MEASURES = {'tv': 'total variation (share of values to be moved)',
@@ -122,7 +127,13 @@ class Comparison:
             res[run] = {n: int(step) if so else None for n, step, so in zip(self.layers, begins, parted)}
         return res
 
-    def table(self) -> pd.DataFrame: # One row per run and layer, those without a counterpart too
+    def places(self, layers=None) -> list[int]: # See `selection.select`
+        "Where these layers stand in `layers`, the names of the first run"
+        return select(self.layers, layers)
+
+    def table(self,
+        layers=None # See `selection.select`, names are those of the first run; None: all, those of no counterpart too
+    ) -> pd.DataFrame: # One row per run and layer
         """Figures of the first and the last epoch, of every recorded layer.
 
         `std jumps` is the largest change of log(std) from one column to the next. `distance` is the total variation
@@ -146,7 +157,9 @@ class Comparison:
                 rows.append(row)
         res = pd.DataFrame(rows)
         res['apart since'] = res['apart since'].astype('Int64')
-        return res
+        if layers is None: return res
+        wanted = {run: {self.names[run][i] for i in self.places(layers)} for run in self.runs}
+        return res[[row.layer in wanted[row.run] for row in res.itertuples()]].reset_index(drop=True)
 
     def made(self,
         every:bool=False # What all runs have in common too?
@@ -167,13 +180,31 @@ class Comparison:
         if differ := list(self.made().index): lines.append(f"made with another: {first_names(differ)}")
         return '\n'.join(lines)
 
+def own_name(
+    run, rec:Record # What was given, and its record
+) -> str|None:
+    "What the notes of a run call it, where they are a text or have a `name`; else the name of the file that it is in"
+    notes = rec.notes.get('name') if isinstance(rec.notes, Mapping) else rec.notes
+    if isinstance(notes, str) and notes.strip(): return notes.strip().splitlines()[0]
+    return Path(run).stem if isinstance(run, (str, os.PathLike)) else None
+
+def named_runs(runs) -> dict[str, Record]:
+    "Runs by their own names where all of them have one and no two the same, else 'a', 'b', ..."
+    recs = [run_record(run) for run in runs]
+    names = [own_name(run, rec) for run, rec in zip(runs, recs)]
+    if None in names or len(set(names)) < len(names):
+        names = [ascii_lowercase[i % 26] + str(i//26 or '') for i in range(len(recs))]
+    return dict(zip(names, recs))
+
 def compare(
-    runs:dict|None=None, /, # Name → run, for names that are no Python names
-    *,
+    *runs, # Two or more runs, a list of them, or a dict of name → run for names that are no Python names
     # None: matched by name, type and shape; dict from layers of the first run to the others'; function of the name
     layers=None,
     **named # name=run; a run is a `Record`, a callback that records, a learner with `ActStats`, or the name of a file
 ) -> Comparison:
     "Lay runs beside each other; the first is what the others are measured against"
-    every = {**(runs or {}), **named}
+    if len(runs) == 1 and isinstance(runs[0], (list, tuple)): runs = runs[0]
+    every = dict(runs[0]) if len(runs) == 1 and isinstance(runs[0], Mapping) else named_runs(runs)
+    if both := every.keys() & named.keys(): raise ValueError(f"two runs are named {', '.join(sorted(both))}")
+    every |= named
     return Comparison({str(name): run_record(run) for name, run in every.items()}, layers)

@@ -33,7 +33,7 @@ class ActStats(HookStats):
     validation takes the way that training takes. In a model compiled by inductor with `nn.Dropout2d` and the like,
     random numbers fall otherwise than without it unless `torch._inductor.config.fallback_random` is True."""
     def __init__(self,
-        layers=None, # See `layers.choose`; None: modules with parameters of their own
+        layers=None, # See `layers.choose`; None: modules with parameters of their own, 'blocks': the residual stream
         *,
         bins:int=80, # Number of bins, or a `Bins`
         range:tuple[float, float]=(-10., 10.), # Lower edge of the first bin, upper edge of the last
@@ -72,14 +72,13 @@ class ActStats(HookStats):
         super().after_batch()
 
     # the methods of fastai's `ActivationStats`
-    def color_dim(self, layer=None, figsize=None, ax=None, **kwargs):
-        "The colourful dimension of one layer (index or name), or of all"
-        rec = self.record if layer is None else self.record[self.record.layer_index(layer)]
-        return rec.color_dim(figsize=figsize, ax=ax, **kwargs)
+    def color_dim(self, layer=None, figsize=None, ax=None, *, layers=None, **kwargs):
+        "`Record.color_dim` of one layer, or of those that `selection.select` finds; None: of all"
+        return self.record.color_dim(layers if layer is None else layer, figsize=figsize, ax=ax, **kwargs)
 
     def plot_layer_stats(self, layer):
-        "Mean, std and near-zero fraction of one layer (index or name) against step"
-        return self.record[self.record.layer_index(layer)].plot_stats()
+        "Mean, std and near-zero fraction of one layer (index or name), or of several, against step"
+        return self.record.plot_stats(layers=layer)
 
     def hist(self, layer) -> torch.Tensor: # float32 [B, T]
         "`log1p` of the counts of one layer (index or name), as fastai's method of that name"

@@ -33,7 +33,7 @@ __all__ = ['StatsCallback', 'HookStats']
 class StatsCallback(Recording):
     "Watches something during training and holds its `Record`; what is watched is the subclass's business"
     order = -20  # as fastai's: a batch is committed before callbacks like `TerminateOnNaN` can end the fit
-    what = 'activations'
+    what, watched = 'activations', 'layers'
 
     def __init__(self,
         accumulator:Accumulator, # Holds bins, rings and time line
@@ -146,9 +146,7 @@ class StatsCallback(Recording):
     def __repr__(self):
         acc, kind = self.accumulator, type(self).__name__
         if not acc.layers: return f"{kind} (nothing recorded)"
-        used, most = sum(map(len, acc.rings.values())), sum(ring.capacity for ring in acc.rings.values())
-        return (f"{kind}: {len(acc.layers)} layers, {acc.step} steps in {used} of at most {most} columns; "
-                f"{acc.nbytes/2**20:.1f} MiB, whatever the number of steps")
+        return f"{kind} ({len(acc.layers)} {self.watched}, {acc.step} steps, {acc.nbytes/2**20:.1f} MiB)"
 
 # %% ../../nbs/callbacks/04_base.ipynb #hook-stats-class
 class HookStats(StatsCallback):

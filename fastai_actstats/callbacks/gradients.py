@@ -135,7 +135,7 @@ class GradStats(HookStats):
     and `after_backward`; a learner that replaces these parts of fastai's loop is taken at its word for the whole
     batch. `torch.autograd.grad`, as in a gradient penalty, is never taken, nor is `torch.func`; what a penalty adds
     to the loss's own gradient is."""
-    what = 'gradients'
+    what, inner = 'gradients', frozenset({'scale'})
 
     def __init__(self,
         layers=None, # See `layers.choose`; None: modules with parameters of their own

@@ -21,10 +21,10 @@ from .compat import evaluating, only_in_fits
 from .hooks import Watch
 from ..core.arguments import why
 from ..core.record import Record
-from ..plots import channels, distributions, formats, steps  # noqa: F401, give records their pictures
+from ..plots import channels, depth, distributions, formats, glance, heat, lines, steps  # noqa: F401, pictures
 
 # %% auto #0
-__all__ = ['Visitor', 'Gone', 'Observer', 'Recording']
+__all__ = ['PARTS', 'Visitor', 'Gone', 'Observer', 'Recording']
 
 # %% ../../nbs/callbacks/03_observer.ipynb #visitor-class
 @only_in_fits
@@ -86,6 +86,8 @@ class Gone(Callback):
         warnings.warn(f"{self.whose} was put on another learner, so it does not watch this fit", stacklevel=2)
 
 # %% ../../nbs/callbacks/03_observer.ipynb #observer-class
+PARTS = __name__, __name__.replace('observer', 'base')  # modules of the classes that all observers are made of
+
 class Observer(Visitor):
     """A callback with a name of its own on the learner, which offers what the thing that it holds offers.
 
@@ -143,9 +145,16 @@ class Observer(Visitor):
             if key in vars(learn) or isinstance(getattr(type(learn), key, None), property): return getattr(learn, key)
         raise AttributeError(f"{type(self).__name__} has no attribute {key!r}, and neither has its {self.holds}")
 
+    offered = 'name', 'record', 'records', 'by_rank', 'reset'  # of the parts, what a user calls
+    inner = frozenset()  # of a class of its own, what a user does not call
+
     def __dir__(self):
+        "What a user calls: what it offers, and what its class has beside the parts that all observers are made of"
+        parts = [c for c in type(self).__mro__ if c.__module__ in PARTS]
+        inside = {n for c in (Callback, *parts) for n in dir(c)} - {*self.offered}
+        own = {n for n in dir(type(self)) if not n.startswith(('_', 'before_', 'after_'))}
         of_held = filter(self.offers, {*dir(self.held), *self.held.__annotations__})
-        return sorted({*object.__dir__(self), *of_held})
+        return sorted({*own - inside - self.inner, *of_held})
 
     def __deepcopy__(self, memo):
         res = memo[id(self)] = type(self).__new__(type(self))

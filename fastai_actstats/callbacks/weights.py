@@ -24,7 +24,7 @@ from ..core.record import Record
 from ..kernels.bins import Bins
 from ..kernels.dispatch import check_kernel, fold_all, kernel_for
 from ..kernels.eager import empty
-from ..plots.steps import plot_update_ratio
+from ..plots.lines import plot_update_ratio
 
 # %% auto #0
 __all__ = ['is_copy', 'WeightStats']
@@ -52,6 +52,7 @@ class WeightStats(StatsCallback):
     order = 55  # after the callbacks that unscale, clip and skip before the step, and those that copy weights after it
     what = 'weights'
     kept = 'weights', 'updates', 'weight gradients'  # each a record, in this order
+    inner, watched = frozenset({'kept'}), 'tensors'
 
     def __init__(self,
         layers=None, # None (all parameters), or layers as for `ActStats`, whose parameters are watched
@@ -203,6 +204,9 @@ class WeightStats(StatsCallback):
         "See the function `update_ratio`"
         return update_ratio(self.record, self.updates)
 
-    def plot_update_ratio(self, **kwargs):
+    def plot_update_ratio(self,
+        layers=None, # See `selection.select`; None: all
+        **kwargs # To the function `plot_update_ratio`
+    ):
         "See the function `plot_update_ratio`"
-        return plot_update_ratio(self.record, self.updates, **kwargs)
+        return plot_update_ratio(self.record[layers], self.updates[layers], **kwargs)

@@ -18,9 +18,11 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from .selection import first_names
+
 # %% auto #0
-__all__ = ['Layer', 'Layers', 'Pick', 'WRAPPERS', 'HELPERS', 'PASS_ON', 'MOST_PARTS', 'torch_types', 'unwrapped', 'type_name',
-           'children', 'named_layers', 'own_parameters', 'first_names', 'NothingToWatch', 'whole_layers', 'choose',
+__all__ = ['Layer', 'Layers', 'Pick', 'WRAPPERS', 'HELPERS', 'BLOCKS', 'PASS_ON', 'MOST_PARTS', 'torch_types', 'unwrapped',
+           'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch', 'whole_layers', 'choose',
            'follows', 'first_float', 'first_number', 'activation', 'no_hook']
 
 # %% ../../nbs/core/12_layers.ipynb #named-layers
@@ -101,14 +103,6 @@ def own_parameters(
         yield from ((f'{child}.{n}', p) for n, p in found)
 
 # %% ../../nbs/core/12_layers.ipynb #choose
-def first_names(
-    names:Iterable[str], # Of all there are
-    most:int=12 # Names at most
-) -> str: # Such as '0.0, 0.1, 1.0, ...'
-    "The names that an error says there are"
-    names = list(names)
-    return ', '.join(names[:most]) + (', ...' if len(names) > most else '')
-
 def _test(layers):
     "`layers` as one predicate of name and module"
     if isinstance(layers, str): return lambda name, m: fnmatchcase(name, layers)
@@ -145,22 +139,27 @@ def whole_layers(
     if len(res) > 1: res.pop(names[root], None)
     return res
 
+BLOCKS = 'blocks'  # as `layers`: what `depth.repeated` finds; a module of that name is had as `['blocks']`
+
 def choose(
     model:nn.Module, # The model whose layers are wanted
-    layers:Layers=None # None, type, glob, predicate `(name, module) -> bool`, module, or a list of these
+    layers:Layers=None # None, type, glob, predicate `(name, module) -> bool`, module, list of these, or 'blocks'
 ) -> dict[str, nn.Module]: # Dotted name → module in the model's order; `ValueError` if there is none
-    "The layers of `model` that `layers` stands for; None: see `whole_layers`"
-    every = named_layers(model)
+    "The layers of `model` that `layers` stands for; None: see `whole_layers`, 'blocks': see `depth.repeated`"
+    every, asked = named_layers(model), layers
     if not isinstance(model, nn.Module) or len(every) == 1 and not list(model.parameters()):
         raise ValueError(f"the model {type_name(model)} has no layers to watch")
     if layers is None:
         res = {name: every[name] for name in whole_layers(model)}
         if res: return res
         raise NothingToWatch(f"none of the {len(every)} modules of the model has parameters: {first_names(every)}")
+    if isinstance(layers, str) and layers == BLOCKS:
+        from fastai_actstats.core.depth import repeated  # built on this module
+        layers = repeated(unwrapped(model))
     test = _test(layers)
     res = {name: m for name, m in every.items() if test(name, m)}
     if res: return res
-    raise ValueError(f"layers={layers!r} matches none of the {len(every)} layers of the model: {first_names(every)}")
+    raise ValueError(f"layers={asked!r} matches none of the {len(every)} layers of the model: {first_names(every)}")
 
 # %% ../../nbs/core/12_layers.ipynb #follows
 PASS_ON = {'Identity', '_DropoutNd'}  # what they give is what they got, or some of it

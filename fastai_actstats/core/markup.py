@@ -13,7 +13,7 @@ from html import escape
 import pandas as pd
 
 # %% auto #0
-__all__ = ['VOID', 'Html', 'tag', 'together', 'table']
+__all__ = ['VOID', 'Html', 'tag', 'together', 'prose', 'table']
 
 # %% ../../nbs/core/10_markup.ipynb #code
 VOID = 'img', 'meta', 'input', 'br'  # tags that hold nothing
@@ -38,12 +38,20 @@ def together(
     "One after the other"
     return Html(''.join(p if isinstance(p, Html) else escape(str(p)) for p in parts))
 
+def prose(text:str) -> Html:
+    "A text in which `code` stands between backticks"
+    parts = text.split('`')
+    if len(parts) % 2 == 0: parts[-2:] = ['`'.join(parts[-2:])]  # the last one has no other end
+    return together(*(tag('code', p) if i % 2 else p for i, p in enumerate(parts)))
+
 def table(
     df:pd.DataFrame, # Its index is left out
     **attributes # Of every cell
 ) -> Html:
-    "A table, numbers to four digits"
-    def cell(v): return tag('td', f'{v:.4g}' if isinstance(v, float) else v, **attributes)
+    "A table, numbers to four digits, `code` between backticks"
+    def cell(v):
+        if isinstance(v, str) and not isinstance(v, Html): v = prose(v)
+        return tag('td', f'{v:.4g}' if isinstance(v, float) else v, **attributes)
     head = tag('tr', *(tag('th', c, **attributes) for c in df.columns))
     rows = [tag('tr', *map(cell, row)) for row in df.itertuples(index=False)]
     return tag('table', tag('thead', head), tag('tbody', *rows))

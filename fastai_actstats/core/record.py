@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from fnmatch import fnmatchcase
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +20,9 @@ import torch
 
 from . import files, tables
 from .columns import columns_between, columns_of, join
-from .layers import first_names
 from .markup import Html
 from .run import follow, pack
+from .selection import first_names, select
 from .summary import Summary
 from ..kernels.bins import Bins
 
@@ -50,8 +49,9 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Modules of `plots` give it pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_exponents`,
-    `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
+    Modules of `plots` give it pictures (`show` to begin with, `color_dim`, `plot_stats`, `heatmap`, `ridge`,
+    `first_last`, `plot_depth`, `plot_exponents`, `plot_format`) and the page `to_html`, those of `analysis` `report`,
+    and `fits` and `formats` on number formats."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
@@ -150,21 +150,15 @@ class Record:
         layer # Index (negative ones too) or dotted name
     ) -> int:
         "Where `layer` stands in `layers`; `IndexError` names what there is"
-        if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
-            if -len(self.layers) <= layer < len(self.layers): return int(layer) % len(self.layers)
-        elif layer in self.layers: return self.layers.index(layer)
-        raise IndexError(f"layer {layer!r} is not among the {len(self.layers)} recorded: {first_names(self.layers)}")
+        found = select(self.layers, layer)
+        if len(found) == 1: return found[0]
+        raise IndexError(f"layer {layer!r} stands for {len(found)} layers: {first_names(self[layer].layers)}")
 
     def __getitem__(self,
-        layers # Index, name, glob pattern, slice, or a list of indices and names
+        layers # Index, name, glob pattern, slice, or a list of these, see `selection.select`
     ) -> Record:
         "The record of these layers only"
-        if isinstance(layers, slice): return self.part(layers=layers)
-        if isinstance(layers, str) and layers not in self.layers:
-            found = [i for i, name in enumerate(self.layers) if fnmatchcase(name, layers)]
-            if found: return self.part(layers=found)
-        several = isinstance(layers, (list, tuple, np.ndarray))
-        return self.part(layers=[self.layer_index(o) for o in (layers if several else [layers])])
+        return self.part(layers=select(self.layers, layers))
 
     def epoch(self, i:int) -> Record: # Counted over all fits; negative ones from the end
         "The columns that hold a step of epoch `i`"
@@ -208,13 +202,13 @@ class Record:
         return float(self.edges[k]), float(self.edges[k + 1])
 
     # as a table and as text
-    def to_df(self) -> pd.DataFrame:
+    def to_df(self, layers=None) -> pd.DataFrame: # `layers`: see `selection.select`
         "Tidy table: one row per column and layer"
-        return tables.tidy(self)
+        return tables.tidy(self[layers])
 
-    def overview(self) -> pd.DataFrame:
+    def overview(self, layers=None) -> pd.DataFrame: # `layers`: see `selection.select`
         "One row a layer: what it is, and its statistics in the last epoch"
-        return tables.overview(self)
+        return tables.overview(self[layers])
 
     def __repr__(self): return tables.described(self)
     def _repr_html_(self) -> Html: return tables.as_html(self)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fastai_actstats.core.record import Record
 
 # %% auto #0
-__all__ = ['TIDY', 'tidy', 'overview', 'described', 'as_html']
+__all__ = ['TIDY', 'TENSORS', 'tidy', 'overview', 'described', 'as_html']
 
 # %% ../../nbs/core/07_tables.ipynb #tables-code
 TIDY = ('count', 'mean', 'std', 'skew', 'kurtosis', 'min', 'max', 'near_zero', 'underflow', 'overflow',
@@ -44,9 +44,12 @@ def overview(rec:Record) -> pd.DataFrame:
     return res
 
 # %% ../../nbs/core/07_tables.ipynb #shown-code
+TENSORS = 'weights', 'updates', 'weight gradients'  # of these a layer of a record is a parameter
+
 def described(rec:Record) -> str:
     "What was recorded and when, in four lines"
-    head = f"Record of {rec.what}: {len(rec.layers)} layers, {len(rec)} columns"
+    watched = 'tensors' if rec.what in TENSORS else 'layers'
+    head = f"Record of {rec.what}: {len(rec.layers)} {watched}, {len(rec)} columns"
     if rec.ranks: head += f", rank{'s'*(len(rec.ranks) > 1)} {', '.join(map(str, rec.ranks))}"
     if not len(rec): return head + ' (nothing recorded)'
     c = rec.columns
@@ -54,7 +57,7 @@ def described(rec:Record) -> str:
     when = f"steps {c['first'].min()} to {c['last'].max()}, epochs {c['epoch'].min()} to {c['last_epoch'].max()}"
     when += f", {fits} fits" if fits > 1 else ', 1 fit'
     if valid: when += f", {valid} columns of validation"
-    return f"{head}\n{when}\n{rec.bins}; {rec.nbytes/2**20:.1f} MiB\nlayers: {first_names(rec.layers)}"
+    return f"{head}\n{when}\n{rec.bins}; {rec.nbytes/2**20:.1f} MiB\n{watched}: {first_names(rec.layers)}"
 
 def as_html(rec:Record) -> Html:
     "The same, and the overview"

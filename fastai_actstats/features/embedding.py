@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from matplotlib.patches import Patch
 
 from ..core.samples import Sample
+from ..plots.axes import Picture, new_figure
 
 # %% auto #0
 __all__ = ['COLORS', 'METHODS', 'NAMES', 'labels', 'Embedding', 'embed']
@@ -71,8 +72,9 @@ class Embedding:
         whens, values = self.df['when'].unique(), self.df[color]
         classes = None if values.isna().all() else _classes(values.to_numpy())
         figsize = figsize or (3.9*len(whens) + 1.4, 4.2)
-        one_row = dict(squeeze=False, sharex=True, sharey=True, layout='constrained')
-        fig, axs = plt.subplots(1, len(whens), figsize=figsize, **one_row)
+        one_row = dict(squeeze=False, sharex=True, sharey=True)
+        fig = new_figure(figsize)
+        axs = fig.subplots(1, len(whens), **one_row)
         style = dict(x='x', y='y', s=14, linewidth=0, alpha=.8, legend=False)
         if classes: style |= dict(hue=color, hue_order=list(classes), palette=classes)
         elif not values.isna().all(): style |= dict(hue=color, palette='viridis', hue_norm=(values.min(), values.max()))
@@ -172,6 +174,7 @@ def heatmap(
         warnings.simplefilter('ignore', PendingDeprecationWarning)  # and calls matplotlib in an old way
         style |= dict(dendrogram_ratio=.12 if cluster else .02, cbar_kws=dict(label='activation'), figsize=figsize)
         grid = sns.clustermap(table, row_cluster=cluster, col_cluster=cluster, row_colors=marks, **style)
+    grid.figure.__class__ = Picture  # seaborn takes no figure
     grid.figure.subplots_adjust(left=.02, right=.82, top=.93, bottom=.12)
     grid.ax_cbar.set_position((.88, .12, .02, .3))
     how = f', by {color}' if values is not None and not cluster else ''

@@ -21,6 +21,7 @@ from ..core.layers import WRAPPERS, choose, first_names
 from ..core.record import Record
 from .inputs import CONVOLUTIONS, model_of
 from .pictures import GAP, SCALES, mosaic, palette, pitch, zoom_for
+from ..plots.axes import new_figure
 
 # %% auto #0
 __all__ = ['TRANSPOSED', 'filter_weights', 'show_filters']
@@ -87,7 +88,8 @@ def show_filters(
     rgb = after.shape[1] == 3
     top = max(w.abs().max().item() for w in sets.values()) or 1.
     panels = len(sets) + (record is not None)
-    fig, axs = plt.subplots(1, panels, figsize=(4.6*panels + .8, 4.8), squeeze=False, layout='constrained')
+    fig = new_figure((4.6*panels + .8, 4.8))
+    axs = fig.subplots(1, panels, squeeze=False)
     for ax, (title, w) in zip(axs[0], sets.items()):
         _draw_filters(ax, w, rgb, scale, top, cmap, max_channels)
         ax.set_title(title)

@@ -18,6 +18,7 @@ from matplotlib.colors import ListedColormap, Normalize
 
 from .maps import LayerMaps, feature_maps
 from .run import ModelRun
+from ..plots.axes import new_figure
 
 # %% auto #0
 __all__ = ['TOP', 'BAD', 'GAP', 'ORDERS', 'SCALES', 'palette', 'finite_range', 'pitch', 'mosaic', 'zoom_for', 'canvas',
@@ -145,7 +146,7 @@ def _page(one, image, item, channels, limit, cmap, said):
     cols = min(len(channels), max(1, round(math.sqrt(len(channels)*H/W*1.3))))
     rows = math.ceil(len(channels)/cols)
     high = min(max(6.2*rows*H/(cols*W), 2.6), 8) + .6
-    fig = plt.figure(figsize=(9.2, high), layout='constrained')
+    fig = new_figure((9.2, high))
     grid = fig.add_gridspec(2, 2, width_ratios=[1, 3.6])
     ax = fig.add_subplot(grid[:, 1])
     colors = ListedColormap(palette(cmap)/255)

@@ -13,12 +13,15 @@ import math
 import matplotlib.patheffects as pe
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
 from ..core.record import Record
+from .text import shorten
 
 # %% auto #0
-__all__ = ['CMAP', 'SHARE', 'RIM', 'check_drawable', 'drawable', 'spread', 'step_edges', 'mark_epochs', 'value_ticks',
-           'step_label', 'marks_label', 'layer_title', 'figure_for', 'in_order', 'panels']
+__all__ = ['CMAP', 'SHARE', 'RIM', 'THIN_RIM', 'MOST_MARKS', 'check_drawable', 'drawable', 'spread', 'step_edges', 'starts',
+           'mark_epochs', 'value_ticks', 'step_label', 'nth', 'marks_label', 'layer_title', 'titles', 'Picture',
+           'new_figure', 'figure_for', 'in_order', 'panels']
 
 # %% ../../nbs/plots/01_axes.ipynb #axes-code
 CMAP = 'viridis'
@@ -26,6 +29,7 @@ CMAP = 'viridis'
 SHARE = 1e-4, 1.  # the colours of shares, logarithmic: the same in every picture
 
 RIM = [pe.Stroke(linewidth=2.2, foreground='black'), pe.Normal()]  # makes white legible on every colour
+THIN_RIM = [pe.Stroke(linewidth=2, foreground='black', alpha=.75), pe.Normal()]  # hides little of what is below
 
 def check_drawable(rec):
     "`ValueError` if nothing was recorded"
@@ -54,35 +58,57 @@ def step_edges(
     if rec.columns['valid'].all() or (len(rec) > 1 and (np.diff(first) <= 0).any()): return np.arange(len(rec) + 1.)
     return np.append(first, max(rec.columns['last'][-1] + 1, first[-1] + 1))
 
+MOST_MARKS = 40  # lines that are told apart
+
+def starts(
+    rec:Record, name:str # 'epoch' or 'fit'
+) -> tuple[np.ndarray, int]: # Indices of columns; k: every k-th is among them
+    "The columns with which epochs or fits begin, or every k-th where there are too many"
+    begins = np.flatnonzero(np.diff(rec.columns[name])) + 1
+    k = next(k for k in (1, 2, 5, *np.outer(10**np.arange(1, 10), (1, 2, 5)).ravel()) if len(begins) <= k*MOST_MARKS)
+    return begins[rec.columns[name][begins] % k == 0], int(k)
+
 def mark_epochs(ax, rec:Record, edges:np.ndarray, color='white'):
     "Thin dotted lines where epochs begin, solid ones where fits begin"
     for name, style in (('epoch', dict(ls=':', lw=.8)), ('fit', dict(ls='-', lw=1.2))):
-        starts = np.flatnonzero(np.diff(rec.columns[name])) + 1
-        if len(starts) <= 40:
-            for x in edges[starts]: ax.axvline(x, color=color, alpha=.7, **style)
+        for x in edges[starts(rec, name)[0]]: ax.axvline(x, color=color, alpha=.7, **style)
 
 def value_ticks(
-    bins # `Bins`
+    bins, # `Bins`
+    low:float=0, high:float|None=None, # First bin in sight, and the one behind the last; None: the last
+    most:int=9 # Labels that fit
 ) -> tuple[list[float], list[str]]:
     "Positions on an axis that counts bins, and the real values there"
+    high = bins.n if high is None else high
+    edges, at = bins.edges, np.arange(bins.n + 1)
     if not bins.per_octave:
-        ticks = plt.MaxNLocator(5).tick_values(bins.lo, bins.hi)
-        ticks = ticks[(ticks >= bins.lo) & (ticks <= bins.hi)]
+        first, last = np.interp([low, high], at, edges)
+        ticks = plt.MaxNLocator(max(min(5, most), 1)).tick_values(first, last)
+        ticks = ticks[(ticks >= first) & (ticks <= last)]
         return ((ticks - bins.lo)*bins.scale).tolist(), [f'{t:g}' for t in ticks]
-    edges = bins.edges
-    powers = np.arange(math.ceil(math.log10(edges[bins.side + 1])), math.floor(math.log10(bins.hi)) + 1)
-    powers = powers[::-1][::max(1, math.ceil(len(powers)/4))][::-1]
-    values = np.concatenate([-10.**powers[::-1], [0.], 10.**powers])
-    labels = [f'$-10^{{{p}}}$' for p in powers[::-1]] + ['0'] + [f'$10^{{{p}}}$' for p in powers]
-    return np.interp(values, edges, np.arange(bins.n + 1)).tolist(), labels
+    powers = np.arange(math.ceil(math.log10(edges[bins.side + 1])), math.floor(math.log10(bins.hi)) + 1)[::-1]
+    marks = [(0., '0')]  # then from the outside to the inside
+    marks += [(sign*10.**p, f'${"-"*(sign < 0)}10^{{{p}}}$') for p in powers for sign in (1, -1)]
+    chosen = []
+    for value, label in marks:
+        place = float(np.interp(value, edges, at))
+        near = any(abs(place - other) < (high - low)/most for other, _ in chosen)
+        if low <= place <= high and not near: chosen.append((place, label))
+    places, labels = zip(*sorted(chosen)) if chosen else ((), ())
+    return list(places), list(labels)
 
 # %% ../../nbs/plots/01_axes.ipynb #titles
 def step_label(rec): return 'validation batch' if rec.columns['valid'].all() else 'training step'
 
+def nth(k): return '2nd' if k == 2 else f'{k}th'
+
 def marks_label(rec):
     "What the lines of `mark_epochs` stand for, as far as there are some"
-    epochs, fits = (len(np.unique(rec.columns[name])) > 1 for name in ('epoch', 'fit'))
-    said = [s for s, there in (('dotted: an epoch begins', epochs), ('solid: a fit begins', fits)) if there]
+    said = []
+    for name, line in (('epoch', 'dotted'), ('fit', 'solid')):
+        begins, k = starts(rec, name)
+        which = f'an {name}' if name == 'epoch' else f'a {name}'
+        if len(begins): said.append(f'{line}: {which if k == 1 else f"every {nth(k)} {name}"} begins')
     return f" ({', '.join(said)})" if said else ''
 
 def layer_title(rec, i):
@@ -90,11 +116,35 @@ def layer_title(rec, i):
     name = rec.layers[i]
     return f'{name}  {rec.types[name]}'.strip()
 
+def titles(
+    rec:Record,
+    inches:float, # That they may take
+    size:float # Of the letters, points
+) -> list[str]: # One a layer
+    "Names and types of all layers, names shortened and types left out where they do not fit"
+    return shorten(rec.layers, inches, size, [rec.types[n] for n in rec.layers])
+
 # %% ../../nbs/plots/01_axes.ipynb #panels
+class Picture(Figure):
+    """A figure that a notebook shows once: where it is returned, or else, after a `;`, when the cell ends.
+
+    IPython shows what a cell returns, and its inline backend, at the end of the cell, every figure that pyplot still
+    has. What is shown is taken from pyplot, so it is not shown again; elsewhere it is a figure like any other."""
+    def _repr_mimebundle_(self, **kwargs):
+        if 'inline' in plt.get_backend(): plt.close(self)
+        return {}  # what it looks like is the backend's business
+
+def new_figure(
+    figsize:tuple[float, float], # Inches
+    layout:str|None='constrained'
+) -> Picture:
+    "A figure of pyplot's"
+    return plt.figure(FigureClass=Picture, figsize=figsize, layout=layout)
+
 def figure_for(ax, figsize):
     "The figure of `ax`, and `ax`; a new figure and its only axes where none are given"
     if ax is not None: return ax.figure, ax
-    fig = plt.figure(figsize=figsize, layout='constrained')
+    fig = new_figure(figsize)
     return fig, fig.subplots()
 
 def in_order(
@@ -125,13 +175,13 @@ def panels(
     limit:tuple[float, float]=(26, 22), # What the panels take at most, inches
     figsize:tuple[float, float]|None=None, # Of the whole figure, inches; None: by these
     xlabel:str='', ylabel:str='', # What all panels share
-    layout:str|None='constrained', # None: margins are set by the caller
     **share # `sharex`, `sharey`
 ) -> tuple: # The figure; for each thing to draw its axes
     "A grid of panels"
     rows, wide = math.ceil(n/columns), columns*each
     if figsize is None: figsize = [min(s*k, most) + m for s, k, most, m in zip(size, (wide, rows), limit, margin)]
-    fig, axs = plt.subplots(rows, wide, figsize=figsize, squeeze=False, layout=layout, **share)
+    fig = new_figure(figsize)
+    axs = fig.subplots(rows, wide, squeeze=False, **share)
     fig.supxlabel(xlabel, fontsize='medium')
     if ylabel: fig.supylabel(ylabel, fontsize='medium')
     return fig, in_order(axs, n, each, down)

@@ -12,115 +12,158 @@ import math
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from fastcore.basics import patch
-from matplotlib.colors import Normalize
-from matplotlib.ticker import FuncFormatter, PercentFormatter
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
 from ..analysis.align import common_steps
 from ..analysis.compare import MEASURES, Comparison
-from ..core.record import STATS
-from .axes import CMAP, RIM, layer_title, mark_epochs, panels, step_edges, step_label
-from .distributions import draw_heat, heat_size
-from .steps import draw_color_dim, outside
+from ..core.record import STATS, Record
+from fastai_actstats.plots.axes import (
+    CMAP,
+    SHARE,
+    mark_epochs,
+    marks_label,
+    new_figure,
+    panels,
+    step_edges,
+    step_label,
+)
+from .heat import draw_heat, height, rows_by_kind
+from .lines import check_stats
+from .steps import draw_color_dim, outside, share_bar
+from .text import shorten
+from .tiles import MOST_BIG, Tiles
+from .zoom import check_ylim, fitted
 
 # %% auto #0
-__all__ = ['MOST_ROWS', 'MOST_PANELS', 'layer_panels', 'name_panel', 'first_row']
+__all__ = ['STYLES', 'MOST_LINES', 'layer_panels']
 
 # %% ../../nbs/plots/05_comparison.ipynb #grid
-MOST_ROWS = 26  # of a figure that is still read
-MOST_PANELS = 60  # constrained layout takes minutes where there are hundreds
-
 def layer_panels(
-    comparison:Comparison,
-    each:int, # Panels of a layer
+    rec:Record, # Names the layers
+    heads:list[str], # What each of a layer's panels shows
     size:tuple[float, float], # Of each panel, inches
     small:tuple[float, float], # The same where there are more than 12 layers
-    xlabel:str # What all panels share
-) -> tuple: # The figure; for each layer its panels
+    xlabel:str, # What all panels share
+    numbered:bool=False # Has each panel values of its own, where there are more than 12 layers?
+) -> tuple: # The figure; for each layer its panels; function of a mappable, a label and keywords that adds a colour bar
     "A row of panels for each layer, in as many blocks beside each other as keep the figure legible"
-    n = len(comparison.layers)
-    blocks = math.ceil(n/MOST_ROWS)
-    few = n*each <= MOST_PANELS
-    style = dict(size=size if n <= 12 else small, margin=(1.6, 1.2), limit=(math.inf, math.inf))
-    fig, axs = panels(n, blocks, **style, each=each, down=True, xlabel=xlabel, layout='constrained' if few else None)
-    if not few:
-        wide, high = fig.get_size_inches()
-        around = dict(left=.8/wide, bottom=.6/high, right=1 - .2/wide, top=1 - .6/high)
-        fig.subplots_adjust(**around, wspace=.25, hspace=.15)
-    return fig, axs
-
-def name_panel(ax, rec, i):
-    "The layer's name beside the first of its panels, or in it where panels are small"
-    name = layer_title(rec, i)
-    if len(rec.layers) <= 12: ax.set_ylabel(name.replace('  ', '\n'))
-    else:
-        style = dict(va='top', fontsize='xx-small', color='white', path_effects=RIM)
-        ax.text(.02, .95, name, transform=ax.transAxes, **style)
-
-def first_row(ax): return ax.get_subplotspec().is_first_row()
+    n, each = len(rec.layers), len(heads)
+    types = [rec.types[name] for name in rec.layers]
+    if n > MOST_BIG:
+        blocks = min(math.ceil(n/6), max(1, round(15/(each*(small[0] + .3)))))
+        tiles = Tiles(n, blocks, small, each=each, down=True, numbered=numbered, xlabel=xlabel)
+        tiles.name(rec.layers, types)
+        tiles.head(heads)
+        return tiles.fig, tiles.groups, tiles.bar
+    style = dict(size=size, margin=(1.6, 1.2), limit=(math.inf, math.inf))
+    fig, axs = panels(n, 1, **style, each=each, down=True, xlabel=xlabel)
+    for row, name, kind in zip(axs, shorten(rec.layers, size[1] - .1, 10), shorten(types, size[1] - .1, 10)):
+        row[0].set_ylabel(f'{name}\n{kind}'.strip())
+    for ax, head in zip(axs[0], shorten(heads, size[0], 12)): ax.set_title(head)
+    def bar(mappable, label, **kwargs):
+        res = fig.colorbar(mappable, ax=[ax for row in axs for ax in row], pad=.01, fraction=.03, aspect=60, **kwargs)
+        res.set_label(label)
+        return res
+    return fig, axs, bar
 
 # %% ../../nbs/plots/05_comparison.ipynb #color-dim-code
+def _same_values(row):
+    "The panels of a layer show the same values"
+    low, high = min(ax.get_ylim()[0] for ax in row), max(ax.get_ylim()[1] for ax in row)
+    for ax in row: ax.set_ylim(low, high)
+
 @patch
 def color_dim(
     self:Comparison,
+    layers=None, # See `selection.select`, names are those of the first run; None: all
+    *,
     mean:bool=True, cmap:str=CMAP, # Draw the mean over it?; colour map
+    ylim=None, # (lowest, highest) value, 'auto' (the bins that are used) or 'all'; None: 'auto' for logarithmic bins
     most:int=500, # Columns at most, neighbours merged
     size:tuple[float, float]=(4.2, 1.8) # Of each panel, inches
 ) -> plt.Figure:
     """The colourful dimension, runs side by side and layers down, on the same axes and colours: shares of the values,
     logarithmic"""
-    recs = {run: rec.merged(most) for run, rec in self.runs.items()}
+    check_ylim(ylim)
+    chosen = {run: rec[self.places(layers)] for run, rec in self.runs.items()}
+    most = most if len(self.places(layers)) <= MOST_BIG else min(most, 200)
+    recs = dict(zip(chosen, fitted([rec.merged(most) for rec in chosen.values()], ylim)))
     some = recs[self.first]
     strips = tuple(any(o) for o in zip(*(outside(rec) for rec in recs.values())))
     ends = [step_edges(rec)[[0, -1]] for rec in recs.values()]
-    said = '; white line: mean' if mean else ''
-    label = f'{step_label(some)} (dotted: an epoch begins{said})'
-    fig, axs = layer_panels(self, len(recs), size, (2.4, .8), label)
+    said = ' (white: mean)' if mean and not some.bins.per_octave else ''
+    label = step_label(some) + marks_label(some) + said
+    fig, axs, add_bar = layer_panels(some, list(recs), size, (2.3, .8) if len(some.layers) <= 200 else (1.5, .45), label)
     for i, row in enumerate(axs):
-        for ax, (run, rec) in zip(row, recs.items()):
-            mesh = draw_color_dim(ax, rec[i], cmap=cmap, mean=mean, strips=strips, share=True)
+        for ax, rec in zip(row, recs.values()):
+            style = dict(cmap=cmap, mean=mean, strips=strips, share=True)
+            draw_color_dim(ax, rec[i], ylim=ylim, **style)
             ax.set_xlim(min(e[0] for e in ends), max(e[1] for e in ends))
-            ax.set_facecolor('.85')  # after the end of a shorter run
-            ax.tick_params(labelleft=ax is row[0])
-            if first_row(ax): ax.set_title(run, fontweight='bold')
-        name_panel(row[0], some, i)
-    bar = fig.colorbar(mesh, ax=[ax for row in axs for ax in row], pad=.01, fraction=.03, aspect=60)
-    bar.set_label(f'share of the {some.what} in a bin')
-    bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f'{v:.4g}' if v < 1e-2 else f'{v:g}'))
+            if rec.count[:, i].any(): ax.set_facecolor('.85')  # after the end of a shorter run
+        if isinstance(ylim, str): _same_values(row)
+        for ax in row[1:]: ax.tick_params(labelleft=False)
+    share_bar(add_bar(ScalarMappable(LogNorm(*SHARE), cmap), f'share of the {some.what} in a bin'))
     return fig
 
 # %% ../../nbs/plots/05_comparison.ipynb #plot-stats-code
+STYLES = '-', '--', ':', '-.'
+MOST_LINES = 60  # layers with panels of their own
+
+def _stats_as_heat(recs, some, stats):
+    "Of very many layers: a heat map for each statistic and run, rows as far down as there are layers"
+    types = [some.types[n] for n in some.layers]
+    rows = len(rows_by_kind(some.layers, types))
+    fig = new_figure((2.2 + 2.6*len(stats)*len(recs), height(rows) + .9))
+    axs = fig.subplots(1, len(stats)*len(recs), squeeze=False)[0]
+    for k, stat in enumerate(stats):
+        values = {run: getattr(rec, stat) for run, rec in recs.items()}
+        seen = np.concatenate([v[np.isfinite(v)] for v in values.values()])
+        low, high = (seen.min(), seen.max()) if seen.size else (0, 1)
+        norm = LogNorm(low, high) if low > 0 and high > 100*low else Normalize(low, high)
+        mine = axs[k*len(recs):][:len(recs)]
+        for ax, (run, rec), head in zip(mine, recs.items(), shorten(list(recs), 2.2, 10)):
+            mesh, _ = draw_heat(ax, values[run], step_edges(rec), rec.layers, types, norm, CMAP, True)
+            ax.tick_params(labelleft=ax is axs[0])
+            ax.set_title(head, fontsize='medium', fontweight='bold')
+        fig.colorbar(mesh, ax=list(mine), label=STATS.get(stat, stat), location='top', aspect=40, fraction=.02, pad=.01)
+    fig.supxlabel(step_label(some), fontsize='medium')
+    return fig
+
 @patch
 def plot_stats(
     self:Comparison,
-    stats:tuple=tuple(STATS), # Names of statistics of a record
+    stats=None, # Name of a statistic of a record, or several; None: `STATS`, as far as there is something to see
+    layers=None, # See `selection.select`, names are those of the first run; None: all
+    *,
     most:int=500, # Columns at most, neighbours merged
     size:tuple[float, float]=(3.8, 1.7) # Of each panel, inches
 ) -> plt.Figure:
-    "Statistics against step: runs as colours and line styles, layers down"
+    "Statistics against step: runs as colours and line styles, layers down; of more than 60 layers, heat maps"
     import seaborn as sns
-    recs = {run: rec.merged(most) for run, rec in self.runs.items()}
+    recs = {run: rec[self.places(layers)].merged(most) for run, rec in self.runs.items()}
     some = recs[self.first]
-    fig, axs = layer_panels(self, len(stats), size, (2.2, .9), step_label(some))
+    stats = list(dict.fromkeys(name for rec in recs.values() for name in check_stats(rec, stats)))
+    if len(some.layers) > MOST_LINES: return _stats_as_heat(recs, some, stats)
+    heads = [STATS.get(stat, stat) for stat in stats]
+    fig, axs, _ = layer_panels(some, heads, size, (2.1, .8), step_label(some) + marks_label(some), numbered=True)
+    colors = sns.color_palette('colorblind', len(recs))
+    looks = {run: dict(color=c, ls=STYLES[i % 4], lw=1.2) for i, (run, c) in enumerate(zip(recs, colors))}
     edges = {run: step_edges(rec) for run, rec in recs.items()}
-    middle = {run: (e[1:] + e[:-1])/2 for run, e in edges.items()}
-    style = dict(x='step', y='value', hue='run', style='run', palette='colorblind', lw=1.2)
+    values = {run: {stat: getattr(rec, stat) for stat in stats} for run, rec in recs.items()}
     for i, row in enumerate(axs):
         for ax, stat in zip(row, stats):
-            lines = [dict(run=run, step=middle[run], value=getattr(rec, stat)[:, i]) for run, rec in recs.items()]
-            table = pd.concat(map(pd.DataFrame, lines), ignore_index=True)
-            sns.lineplot(table, ax=ax, **style, errorbar=None, estimator=None, legend=i == 0 and ax is row[-1])
-            ax.set(xlabel='', ylabel='', title=STATS.get(stat, stat) if first_row(ax) else '')
+            for run, e in edges.items(): ax.plot((e[1:] + e[:-1])/2, values[run][stat][:, i], **looks[run])
             if stat == 'near_zero': ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
+            if len(some.layers) > MOST_BIG: ax.yaxis.set_major_locator(plt.MaxNLocator(3))
             mark_epochs(ax, some, edges[self.first], 'gray')
             sns.despine(ax=ax)
-        name_panel(row[0], some, i)
-    named = axs[0][-1]
-    handles, labels = named.get_legend_handles_labels()
-    named.legend_.remove()
+    handles = [Line2D([], [], **look) for look in looks.values()]
     where = 'outside upper right' if fig.get_layout_engine() else 'upper right'
-    fig.legend(handles, labels, loc=where, ncols=len(labels), frameon=False)
+    fig.legend(handles, shorten(list(recs), 3, 10), loc=where, ncols=len(recs), frameon=False)
     return fig
 
 # %% ../../nbs/plots/05_comparison.ipynb #difference-code
@@ -128,26 +171,33 @@ def plot_stats(
 def difference(
     self:Comparison,
     measure:str='tv', # 'tv' (total variation) or 'w1' (Wasserstein); see `distance`
+    layers=None, # See `selection.select`, names are those of the first run; None: all
+    *,
     cmap:str=CMAP, apart:float=.25, # Colour map; what `since` counts as apart
-    figsize:tuple[float, float]|None=None # Inches
+    figsize:tuple[float, float]|None=None # Inches, of each run's picture
 ) -> plt.Figure:
     """Where and when the distributions part: distance from the first run, layers against steps; ▸ marks from when on
     they are apart"""
-    far, since, first = self.distances(measure), self.since(apart), self.runs[self.first]
-    wide, high = figsize or heat_size(len(self.layers))
-    fig, axs = plt.subplots(len(far), figsize=(wide, high*len(far)), squeeze=False, layout='constrained')
-    titles = [layer_title(first, i) for i in range(len(self.layers))]
+    places = self.places(layers)
+    first = self.runs[self.first][places]
+    far, since = {run: f.iloc[:, places] for run, f in self.distances(measure).items()}, self.since(apart)
+    types, many = [first.types[n] for n in first.layers], len(places) > MOST_BIG
+    rows = len(rows_by_kind(first.layers, types)) if many else len(places)
+    wide, high = figsize or (9, height(rows))
+    fig = new_figure((wide, high*len(far)))
+    axs = fig.subplots(len(far), squeeze=False)
     seen = np.concatenate([f.to_numpy().ravel() for f in far.values()])
     top = 1 if measure == 'tv' else np.max(seen[np.isfinite(seen)], initial=0) or 1
-    marker = dict(ms=6, mfc='white', mec='black', clip_on=False)
+    marker = dict(ms=6 if len(places) <= 36 else 3, mfc='white', mec='black', clip_on=False)
     for ax, (run, values) in zip(axs[:, 0], far.items()):
-        edges = np.append(values.index, common_steps([first, self.runs[run]])[0][-1])
-        mesh = draw_heat(ax, values.to_numpy(), edges, titles, Normalize(0, top), cmap)
-        for i, step in enumerate(since[run].values()):
-            if step is not None: ax.plot(np.interp(step, edges, np.arange(len(edges))), i + .5, '>', **marker)
+        edges = np.append(values.index, common_steps([self.runs[self.first], self.runs[run]])[0][-1])
+        mesh, at = draw_heat(ax, values.to_numpy(), edges, first.layers, types, Normalize(0, top), cmap, many)
+        for i, name in enumerate(first.layers):
+            step = since[run][name]
+            if step is not None: ax.plot(np.interp(step, edges, np.arange(len(edges))), at[i], '>', **marker)
         ax.set(title=f'{run} against {self.first}', ylabel='layer')
-        bar = fig.colorbar(mesh, ax=ax, pad=.02)
+        bar = fig.colorbar(mesh, ax=ax, pad=.02, fraction=.05, aspect=30)
         bar.set_label(MEASURES[measure].replace(' (', '\n('), fontsize='small')
     said = f'(▸: from here on at least {apart:.0%} of the values would have to be moved)'
-    axs[-1, 0].set_xlabel(f'{step_label(first)} {said}')
+    axs[-1, 0].set_xlabel(f'{step_label(first)}\n{said}')
     return fig

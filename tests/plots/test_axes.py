@@ -9,7 +9,7 @@ from fastai_actstats.analysis.compare import Comparison
 from fastai_actstats.core.channel_record import ChannelRecord
 from fastai_actstats.core.record import Record
 from fastai_actstats.core.samples import Sample
-from fastai_actstats.plots import axes, channels, comparison, distributions, live, steps  # noqa: F401
+from fastai_actstats.plots import axes, channels, comparison, depth, distributions, glance, heat, steps  # noqa: F401
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,8 @@ def test_a_grid_is_as_large_as_a_page():
     assert len(axs) == 100 and fig.get_size_inches().tolist() == [26, 22.5]
     assert axes.panels(3, 2, (1, 1), figsize=(7, 5))[0].get_size_inches().tolist() == [7, 5]
 
-@pytest.mark.parametrize('owner, names', [(Record, ('color_dim', 'plot_stats', 'heatmap', 'ridge', 'first_last')),
+@pytest.mark.parametrize('owner, names', [(Record, (
+    'color_dim', 'plot_stats', 'heatmap', 'ridge', 'first_last', 'plot_depth', 'show')),
                                           (ChannelRecord, ('plot', 'channel_map', 'plot_dead', 'plot_channels')),
                                           (Sample, ('heatmap',)),
                                           (Comparison, ('color_dim', 'plot_stats', 'difference'))])

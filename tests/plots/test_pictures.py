@@ -18,6 +18,7 @@ from fastai_actstats.all import Bins, Record, compare
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
 from fastai_actstats.plots import distributions as pictures
+from fastai_actstats.plots.heat import heat_data
 
 BASELINE = Path(__file__).parent/'baseline'
 
@@ -90,9 +91,9 @@ def test_heatmap_draws_the_statistic(rec):
     drawn = fig.axes[0].collections[0].get_array().reshape(3, 60)
     np.testing.assert_allclose(drawn, rec.near_zero.T)
     assert [t.get_text() for t in fig.axes[0].get_yticklabels()] == ['0.0  Conv2d', '0.2  ReLU', '1.0  Linear']
-    np.testing.assert_array_equal(pictures.heat_data(rec, 'std'), rec.std)
-    np.testing.assert_array_equal(pictures.heat_data(rec, lambda r: r.quantile(.5)).loc[7], rec.quantile(.5)[7])
-    assert pictures.heat_data(rec).index.name == 'step' and pictures.heat_data(rec).columns.tolist() == rec.layers
+    np.testing.assert_array_equal(heat_data(rec, 'std'), rec.std)
+    np.testing.assert_array_equal(heat_data(rec, lambda r: r.quantile(.5)).loc[7], rec.quantile(.5)[7])
+    assert heat_data(rec).index.name == 'step' and heat_data(rec).columns.tolist() == rec.layers
     with pytest.raises(ValueError, match='has shape'): rec.heatmap('hist')
 
 def test_ridge_draws_the_shares_of_each_epoch(rec):
