@@ -37,12 +37,13 @@ Modules:
 - `fastai_actstats.callbacks.exchange`: What several processes hold, brought together through a store and with collectives of their own
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
+- `fastai_actstats.callbacks.interrupts`: A signal that ends the process lets a callback write first, then does what it would have done
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
-- `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded: with each epoch, every so many seconds, and when the fit is ended from outside
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
@@ -56,6 +57,7 @@ Modules:
 - `fastai_actstats.core.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.core.record`: What was recorded: arrays over columns and layers, on the host
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
+- `fastai_actstats.core.resume`: A time line goes on where a saved record ends: steps, epochs and fits count on, and columns go on merging
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.states`: What a model, a data loader and the random number generators are made of, kept and put back

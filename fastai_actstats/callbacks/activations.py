@@ -43,10 +43,11 @@ class ActStats(HookStats):
         calls:int=1, # Calls of a module in one forward pass that have records of their own: `'relu'`, `'relu:2'` ...
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         ranks:str='merge', # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
-        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
+        name:str|None=None, # `learn.<name>`; None: by the class, numbered where there is one of it already
+        resume=None # File that `SaveRecord` wrote, relative to `learn.path`: its time line goes on
     ):
         accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, phase, kept=(self.what,))
-        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name)
+        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name, resume)
 
     # the methods of fastai's `ActivationStats`
     def color_dim(self, layer=None, figsize=None, ax=None, **kwargs):

@@ -90,6 +90,9 @@ class Accumulator:
     @property
     def step(self) -> int: return self.batch.step  # Of the next batch
 
+    @property
+    def next_step(self) -> int: return self.batch.step + self.batch.joins  # With which another fit begins
+
     def begin_fit(self):
         "Its first batch is a step of its own, whatever the last fit left unfinished"
         self.batch.begin_fit()
@@ -204,7 +207,8 @@ class Accumulator:
     def records(self) -> list[Record]:
         "What has been recorded so far, one for each thing kept: one transfer from the device, held until there is more"
         with self.lock:
-            if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
+            now = self.version, self.next_step
+            if self._cache is None or self._cache[0] != now: self._cache = now, self._read()
             return self._cache[1]
 
     @property
@@ -221,7 +225,7 @@ class Accumulator:
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
         shown = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, :, 0].any()]
-        names, made = [self.names[i] for i in shown], dict(run=self.run)
+        names, made = [self.names[i] for i in shown], dict(run=self.run, step=self.next_step)
         return [Record(rows[:, shown, i], columns[order], names, self.bins, what, self.known(), self.ranks, made=made)
                 for i, what in enumerate(self.kept)]
 

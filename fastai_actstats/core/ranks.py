@@ -155,7 +155,7 @@ def as_record(
     "The rows as a record"
     tuples = lambda known: {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
     info = {name: tuples(known) for name, known in plan['info'].items()}
-    run = {k: v for k, v in record.made.items() if k == 'run'}
+    run = {k: v for k, v in record.made.items() if k in ('run', 'step')}
     columns = as_columns(plan['columns'])
     return Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks), made=run)
 
