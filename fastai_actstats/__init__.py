@@ -13,6 +13,7 @@ Modules:
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
+- `fastai_actstats.callbacks.catch`: `CatchBatch` keeps the last batches, and writes them to a file when loss, output or a layer goes non-finite or jumps
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
 - `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
 - `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model
@@ -48,6 +49,7 @@ Modules:
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
+- `fastai_actstats.core.batches`: Batches in a file: nested tensors, who they were and the state of the random number generators, without pickle
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
 - `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
@@ -64,6 +66,7 @@ Modules:
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.core.tables`: A record as a table, as text and as HTML
+- `fastai_actstats.core.verdict`: Which of a step's numbers are non-finite, and which jump; judged on their device, without waiting for it
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
 - `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units
 - `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards

@@ -166,7 +166,7 @@ def evaluating(learn) -> bool:
 
 class Epochs:
     """Stands in for what fastai runs the parts of a fit with: each epoch, with all its events, is within the context
-    `member.epoch()` of every member. An exception leaves a fit without any event (2.8.12)"""
+    `member.within_epoch()` of every member. An exception leaves a fit without any event (2.8.12)"""
     def __init__(self, learn): self.learn, self.inner, self.members = learn, learn._with_events, []
 
     @classmethod
@@ -189,7 +189,7 @@ class Epochs:
         if event_type != 'epoch': return self.inner(f, event_type, *args)
         try:
             with ExitStack() as stack:
-                for m in self.members: stack.enter_context(m.epoch())
+                for m in self.members: stack.enter_context(m.within_epoch())
                 self.inner(f, event_type, *args)
         except CANCEL: raise  # fastai goes on to `after_fit`
         except BaseException:

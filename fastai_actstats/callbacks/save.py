@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+from .base import StatsCallback
 from .compat import CANCEL, Epochs, evaluating
 from .diagnose import watching
 from .distributed import EACH_EPOCH, has_ranks, merge_all
@@ -51,8 +52,7 @@ class SaveRecord(Visitor):
     `SaveRecord` on the same learner, is replaced as long as the learner's callbacks go on with the same record;
     `reset()` begins another.
 
-    A folder that can't be written to is an error before the fit; a file that can't be written during it is warned of,
-    once, and training goes on. Of processes that train together all should have it. With each epoch rank 0 writes
+    A folder that can't be written to is an error before the fit; a file that can't be is warned of, once. Of processes that train together all should have it. With each epoch rank 0 writes
     what all of them recorded: without it on one, records are merged when the fit ends only, and what other ranks
     recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz`. Between epochs, and
     when a signal or an exception comes, nobody waits for another rank: each writes its own share, `run.rank0.npz`,
@@ -98,10 +98,11 @@ class SaveRecord(Visitor):
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: "
                              "no callback of the learner records, as ActStats does")
         check_folder('SaveRecord', self.learn.path/self.fname)
+        for name, rec in self.records().items(): self._go_on(name, rec)
         Epochs.join(self.learn, self)
 
     @contextmanager
-    def epoch(self):
+    def within_epoch(self):
         "An epoch is within it, whatever ends it"
         with BeforeSignal(signal.SIGTERM, self.write_now, self._is_busy) as self._signal:
             try: yield
@@ -158,6 +159,11 @@ class SaveRecord(Visitor):
         return file.with_name('.'.join(parts) + file.suffix)
 
     def _callback(self, name): return next(cb for cb in watching(self.learn) if cb.name == name.partition('.')[0])
+    def _go_on(self, name, rec):
+        "The file that a callback was resumed from is this run's own"
+        cb, file = self._callback(name), self.file(name)
+        if isinstance(cb, StatsCallback) and cb.resumed and file.is_file() and replaceable(file, rec, self._written):
+            self._written[file] = rec.made.get('run'), signature(file)
 
     def _is_share(self, name, rec):
         "Is it what this rank recorded, and others have more?"
@@ -195,8 +201,9 @@ class SaveRecord(Visitor):
             self._spare_others(new)
             jobs = [(name, rec, self.file(name, alone)) for name, (rec, alone) in new.items()]
             self._shares.update(file for (_, alone), (_, _, file) in zip(new.values(), jobs) if alone)
-            if jobs: self._thread = Thread(target=self._write_all, args=(jobs,), name='SaveRecord')
-            if jobs: self._thread.start()
+            if not jobs: return
+            self._thread = Thread(target=self._write_all, args=(jobs,), name='SaveRecord')
+            self._thread.start()
         finally: self._preparing = False
 
     def write_now(self):
@@ -230,9 +237,7 @@ class SaveRecord(Visitor):
         spared = []
         def others(): return [file for name, (rec, alone) in new.items()
                               if not replaceable(file := self.file(name, alone), rec, self._written)]
-        while found := others():
-            spared += found
-            self.number += 1
+        while found := others(): spared, self.number = spared + found, self.number + 1
         if not spared: return
         beside = self.file(next(iter(new)))
         warnings.warn(f"{spared[0]} holds what this run does not: it stays, and this run is written to {beside}",
@@ -243,5 +248,4 @@ class SaveRecord(Visitor):
         if self._failed or any(cb.ranks.missing for cb in self.learn.cbs if has_ranks(cb)): return
         while self._shares: self._shares.pop().unlink(missing_ok=True)
 
-    def __getstate__(self): # an exported learner takes no second record along
-        return dict(self.__dict__, _last={}, _thread=None, _signal=None)
+    def __getstate__(self): return dict(self.__dict__, _last={}, _thread=None, _signal=None)  # of this process
