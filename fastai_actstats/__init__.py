@@ -13,7 +13,7 @@ Modules:
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
-- `fastai_actstats.callbacks.catch`: `CatchBatch` keeps the last batches, and writes them to a file when loss, output or a layer goes non-finite or jumps
+- `fastai_actstats.callbacks.catch`: `CatchBatch` keeps the last batches, and writes them to a file when input, output, loss or a layer goes non-finite or jumps
 - `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
 - `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
 - `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model

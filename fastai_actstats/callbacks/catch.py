@@ -1,4 +1,4 @@
-"""`CatchBatch` keeps the last batches, and writes them to a file when loss, output or a layer goes non-finite or jumps
+"""`CatchBatch` keeps the last batches, and writes them to a file when input, output, loss or a layer goes non-finite or jumps
 
 A loss that jumps at step 80 was made by a batch that is gone at step 81. `CatchBatch` holds on to the last ones, without
 copying them, and lets the device judge each step: what it finds is copied to the host asynchronously and read when it has
@@ -39,11 +39,11 @@ __all__ = ['CatchBatch']
 
 # %% ../../nbs/callbacks/21_catch.ipynb #catch
 class CatchBatch(EndsFits):
-    """Keeps the last batches, and writes them when the loss, the output or a layer goes non-finite or jumps.
+    """Keeps the last batches, and writes them when input, output, loss or a layer goes non-finite or jumps.
 
-    The layers are those that callbacks such as `ActStats` watch, in the steps that these record; without one, loss and
-    output are judged. A file holds the batch that did it and those around it, as far as `limit` allows, their items'
-    indices in the data set (fastai's data loaders only; not to be relied on where a data set skips items), step, epoch,
+    The layers are those that callbacks such as `ActStats` watch, in the steps that these record; without one, input,
+    output and loss are judged. A file holds the batch that did it and those around it, as far as `limit` allows, the
+    indices of their items in the data set (fastai's loaders only; not sure where a data set skips items), step, epoch,
     learning rates, states of the random number generators, and the report so far: `CatchBatch.load(file)`. At most
     `most` files are written in a fit, `caught.npz`, `caught.1.npz`, ...; none that is there is replaced, and a trouble
     that goes on is one. Each is said in a warning.
@@ -162,11 +162,13 @@ class CatchBatch(EndsFits):
 
     def _sizes(self):
         "What is judged in this batch: names, and a size for each"
-        out, found = first_float(self.learn.pred), []
+        found = []
+        for name, value in ('input', self.learn.xb), ('output', self.learn.pred):
+            x = first_float(value)
+            if x is None or not x.numel(): continue
+            norm = torch.linalg.vector_norm(x.detach(), dtype=torch.float32)
+            found.append((name, norm/math.sqrt(x.numel())))
         if len(self.learn.yb): found.append(('loss', self.learn.loss.detach().float().mean().abs()))
-        if out is not None and out.numel():
-            norm = torch.linalg.vector_norm(out.detach(), dtype=torch.float32)
-            found.append(('output', norm/math.sqrt(out.numel())))
         names = [name for name, _ in found]
         parts = [torch.stack([size for _, size in found])] if found else []
         for cb in self._watchers():
@@ -186,8 +188,8 @@ class CatchBatch(EndsFits):
             if not self._calm and calm: self._catch(batch, names, codes, above, end)
 
     def _catch(self, batch, names, codes, above, end):
-        i = int(codes.argmax() if codes.max() == 2 else np.where(codes > 0, above, -1).argmax())  # the first, the largest
-        what = names[i] if names[i] in ('loss', 'output') else f"layer {names[i]!r}"
+        i = int(codes.argmax() if codes.max() == 2 else np.where(codes > 0, above, -1).argmax())
+        what = names[i] if names[i] in ('input', 'output', 'loss') else f"layer {names[i]!r}"
         reason = f"step {batch.step}: {what} is not finite"
         if codes[i] == 1: reason = f"step {batch.step}: {what} is {math.exp(above[i]):.3g} times as large as usual"
         found = {n: 'not finite' if c == 2 else float(math.exp(a)) for n, c, a in zip(names, codes, above) if c}

@@ -59,7 +59,7 @@ class Caught:
         training:bool=True, # In training mode, with the random numbers of then?
         bins:int=80, range:tuple[float, float]=(-10., 10.), eps:float=0.05 # As for `ActStats`
     ) -> Record: # Of one column, at the step of the batch
-        "The activations of the model on the batch; the model stays as it is, its mode and buffers, and the random state"
+        "The activations of the model on the batch; it stays as it is, mode and buffers, and so does the random state"
         batch, model = self._tensors(batch), unwrapped(learn.model)
         modules = choose(model, layers)
         acc = Accumulator(Bins.linear(bins, range, eps))

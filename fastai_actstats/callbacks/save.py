@@ -52,11 +52,12 @@ class SaveRecord(Visitor):
     `SaveRecord` on the same learner, is replaced as long as the learner's callbacks go on with the same record;
     `reset()` begins another.
 
-    A folder that can't be written to is an error before the fit; a file that can't be is warned of, once. Of processes that train together all should have it. With each epoch rank 0 writes
-    what all of them recorded: without it on one, records are merged when the fit ends only, and what other ranks
-    recorded without it, because one was late or gone, the first of them writes: `run.rank1.npz`. Between epochs, and
-    when a signal or an exception comes, nobody waits for another rank: each writes its own share, `run.rank0.npz`,
-    `run.rank1.npz`, ..., which `merge_records` merges; they go as the fit ends well."""
+    A folder that can't be written to is an error before the fit; a file that can't be is warned of, once. Of processes
+    that train together all should have it. With each epoch rank 0 writes what all of them recorded: without it on one,
+    records are merged when the fit ends only, and what other ranks recorded without it, because one was late or gone,
+    the first of them writes: `run.rank1.npz`. Between epochs, and when a signal or an exception comes, nobody waits
+    for another rank: each writes its own share, `run.rank0.npz`, `run.rank1.npz`, ..., which `merge_records` merges;
+    they go as the fit ends well."""
     together = EACH_EPOCH
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
@@ -152,8 +153,7 @@ class SaveRecord(Visitor):
     ) -> Path:
         "Where a record is written"
         file = self.learn.path/self.fname
-        parts = [file.stem]
-        if self.number: parts.append(str(self.number))
+        parts = [file.stem, *[str(self.number)]*(self.number > 0)]
         if name != next(iter(self.records()), name): parts.append(name)
         if share or not is_rank0(): parts.append(f'rank{world()[0]}')
         return file.with_name('.'.join(parts) + file.suffix)

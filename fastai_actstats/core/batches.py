@@ -19,8 +19,8 @@ import torch
 from .disk import atomic, need, open_arrays, read_array, write_arrays
 
 # %% auto #0
-__all__ = ['PLAIN', 'AS_BYTES', 'FORMAT', 'VERSION', 'LIMIT', 'pack', 'unpack', 'nbytes', 'pack_rng', 'unpack_rng', 'KeptBatch',
-           'write', 'read']
+__all__ = ['PLAIN', 'AS_BYTES', 'FORMAT', 'VERSION', 'LIMIT', 'SAID', 'pack', 'unpack', 'nbytes', 'pack_rng', 'unpack_rng',
+           'KeptBatch', 'write', 'read']
 
 # %% ../../nbs/core/20_batches.ipynb #tensors
 def _named(*dtypes): return {str(d).removeprefix('torch.'): d for d in dtypes}
@@ -83,6 +83,7 @@ def unpack_rng(held, arrays:dict):
 # %% ../../nbs/core/20_batches.ipynb #file
 FORMAT, VERSION = 'fastai_actstats caught batch', 1
 LIMIT = 2**32 # bytes that a file may unpack to, unless the caller says otherwise
+SAID = dict(reason=str, found=dict, report=str, rank=int) # what is known of the trouble: in words, size by name, ...
 
 @dataclass
 class KeptBatch:
@@ -99,7 +100,7 @@ def write(
     batches:list[KeptBatch], # Oldest first
     which:int, # The one that matters
     limit:int, # Bytes of tensors at most
-    **said # What is to be known beside them: anything that JSON holds
+    **said # As in `SAID`
 ):
     "Write batches; those far from the one that matters are left out where they would be too many bytes"
     arrays, left = {}, limit
@@ -142,5 +143,8 @@ def read(
         batches = [KeptBatch(**about, rng=rng and unpack_rng(rng, arrays)) for about, rng in both]
         for b, held in zip(batches, meta['tensors'], strict=True):
             if held: b.xb, b.yb = (unpack(part, arrays) for part in held)
-        need(0 <= meta['which'] < len(batches) and isinstance(meta['said'], dict), "its description is none")
-        return batches, meta['which'], meta['dropped'], meta['said']
+        need(0 <= meta['which'] < len(batches), "its description is none")
+        said = {name: meta['said'][name] for name in SAID}
+        need(all(isinstance(value, SAID[name]) for name, value in said.items()), "its description is none")
+        for b in batches: need(type(b.step) is type(b.epoch) is type(b.iter) is int, "its steps are no numbers")
+        return batches, meta['which'], meta['dropped'], said

@@ -45,7 +45,7 @@ class Verdict:
         return torch.stack([2.*wrong + jumps, above])
 
 def layer_sizes(rows:torch.Tensor) -> torch.Tensor: # float32 [L]
-    "Root mean square of each layer in this batch, from its row: nan where a value is not finite, -1 where it did not run"
+    "Root mean square of each layer in this batch: nan where a value is not finite, -1 where it did not run"
     count, nonfinite = rows[:, COUNT], rows[:, NONFINITE]
     size = (rows[:, MEAN]**2 + rows[:, M2]/count.clamp_min(1)).sqrt()
     size = torch.where(nonfinite > 0, torch.nan, size)

@@ -284,7 +284,8 @@ def test_what_is_written_in_a_thread_does_not_change_with_training(tmp_path, mon
     assert rows == [4, 8] and Record.load(tmp_path/'run.npz') == learn.act_stats.record
     assert threading.active_count() == threads and not learn.save_record._thread
 
-EVENTS = 'before_epoch', 'before_batch', 'after_batch', 'after_train', 'before_validate', 'after_validate', 'after_epoch'
+EVENTS = ('before_epoch', 'before_batch', 'after_batch', 'after_train', 'before_validate', 'after_validate',
+          'after_epoch')
 
 @pytest.mark.parametrize('order', [-30, 90])
 @pytest.mark.parametrize('where', EVENTS)
