@@ -115,6 +115,10 @@ TEXT = {
         "The observing callbacks",
         "Reference CNN, processor time of one thread, epochs in alternation: what each callback adds, and all four "
         "together."),
+    table('saving'): (
+        "Nothing lost",
+        "A record of many columns, written by `SaveRecord` once in 60 seconds, and what `CatchBatch` takes: time in "
+        "their own events in the thread that trains, and processor time of the thread that compresses and writes."),
     table('against'): (
         "Against an earlier commit",
         "Two trees in one run, a process each, in turn: microseconds of processor time of one thread for a step of the "

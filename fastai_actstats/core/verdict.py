@@ -18,7 +18,7 @@ from ..kernels.eager import COUNT, M2, MEAN, NONFINITE
 __all__ = ['MEMORY', 'WARM', 'WIDE', 'Verdict', 'layer_sizes', 'Arriving']
 
 # %% ../../nbs/core/21_verdict.ipynb #verdict
-MEMORY, WARM, WIDE = 20, 5, 6. # steps that the running means go back; steps before anything jumps; usual distances
+MEMORY, WARM, WIDE = 20, 5, 10. # steps that the running means go back; steps before anything jumps; usual distances
 
 class Verdict:
     "Which numbers are non-finite, and which jump; all on their device, without waiting for it"
