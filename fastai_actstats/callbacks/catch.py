@@ -58,7 +58,7 @@ class CatchBatch(EndsFits):
         n:int=8, # Batches kept
         file:str|os.PathLike='caught.npz', # Where to, relative to `learn.path`
         *,
-        jump:float=10., # By which factor something is larger than usual when it jumps
+        jump:float=20., # By which factor something is larger than usual when it jumps
         stop:bool=False, # End the fit, as `StopOnTrouble` does?
         limit:int=2**28, # Bytes of batches in a file at most
         most:int=4 # Files in a fit at most
