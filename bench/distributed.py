@@ -96,7 +96,7 @@ def simulated(ranks, columns, layers=9):
         errors = sum(pool.map(some_ranks, *zip(*parts)), [])
         seconds = time.perf_counter() - start
     assert not errors, errors[:3]
-    return dict(ranks=ranks, columns=columns, layers=layers, record_bytes=columns*layers*(Bins().n + 9)*8,
+    return dict(ranks=ranks, columns=columns, layers=layers, record_bytes=columns*layers*(Bins().n + 11)*8,
                 seconds=seconds)
 
 def main():

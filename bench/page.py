@@ -123,6 +123,11 @@ TEXT = {
         "Against an earlier commit",
         "Two trees in one run, a process each, in turn: microseconds of processor time of one thread for a step of the "
         "reference CNN or a call, and the ratio of this tree to the other, round by round. The command says which."),
+    table('open_page'): (
+        "A page of a run",
+        "What `to_html` writes of 20 and 100 layers by 1,024 columns, 80 bins, and what headless Chromium makes of it: "
+        "seconds until all that is in sight is drawn, milliseconds from one frame to the next while it is zoomed, "
+        "moved and scrolled, 60 frames each (16.7 is every frame of the screen)."),
     table('breakdown'): (
         "Where the time goes",
         "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN "

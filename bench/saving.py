@@ -76,7 +76,7 @@ def main():
             save._last.clear()
             stats.accumulator._cache = None  # as after a batch
             start = time.perf_counter()
-            save.write(share=True)
+            save.write(share=True, wait=False)
             waits.append(time.perf_counter() - start)
             save._finish()
         wait, work = statistics.median(waits), statistics.median(works)

@@ -7,9 +7,11 @@ Modules:
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
 - `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, and the rule that reads it
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
+- `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
+- `fastai_actstats.analysis.tails`: The rules that read the tails: outliers, and what a number format takes away
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
@@ -40,13 +42,17 @@ Modules:
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.interrupts`: A signal that ends the process lets a callback write first, then does what it would have done
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
-- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
+- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
+- `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
+- `fastai_actstats.callbacks.run`: Loss, learning rates, input, output and target of each batch, beside the activations
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded: with each epoch, every so many seconds, and when the fit is ended from outside
+- `fastai_actstats.callbacks.sinks`: Where statistics go to: TensorBoard, Weights & Biases, MLflow, trackio, or what you write yourself
 - `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
+- `fastai_actstats.cli`: The shell command `actstats`: records in files are described, judged, drawn, compared and handed on
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
 - `fastai_actstats.core.batches`: Batches in a file: nested tensors, who they were and the state of the random number generators, without pickle
@@ -61,6 +67,7 @@ Modules:
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
 - `fastai_actstats.core.resume`: A time line goes on where a saved record ends: steps, epochs and fits count on, and columns go on merging
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
+- `fastai_actstats.core.run`: What the run itself did, beside the layers: its loss, learning rates, input, output and target
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
 - `fastai_actstats.core.states`: What a model, a data loader and the random number generators are made of, kept and put back
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
@@ -77,6 +84,7 @@ Modules:
 - `fastai_actstats.features.pictures`: Pictures of feature maps
 - `fastai_actstats.features.run`: Running a trained model once on an input of any kind, with hooks, and leaving no trace of it
 - `fastai_actstats.features.sampling`: Samples of activations from a trained model
+- `fastai_actstats.kernels.announce`: A pause of some seconds is said, with a bar as fastai has them
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
@@ -86,7 +94,60 @@ Modules:
 - `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
-- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
+- `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
+- `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
+- `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
+- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step
+- `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .analysis.compare import compare as compare
+    from .core.ranks import merge_records as merge_records
+    from .core.record import Record as Record
+    from .kernels.bins import Bins as Bins
 
 __version__ = "0.0.1"
+
+# Records and comparisons in a script: `from fastai_actstats import Record, compare` loads no fastai, and their pictures
+# and reports, which other modules give them, are loaded when one is first asked for.
+_PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
+_GIVEN = {  # class → module that gives it methods → these
+    'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
+                           'plots.distributions': ['heatmap', 'ridge', 'first_last'],
+                           'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html'],
+                           'analysis.formats': ['fits', 'formats']},
+    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
+                                    'plots.page': ['to_html']},
+    'analysis.report.Report': {'plots.page': ['to_html']}}
+
+class _Given:
+    "Stands in a class for a method that a module gives it, until it is first asked for"
+    def __init__(self, cls, name, module): self.cls, self.name, self.module = cls, name, module
+
+    def __get__(self, obj, owner=None):
+        import_module(self.module)
+        if vars(self.cls)[self.name] is self:  # the module, being loaded, asks whether there is one already
+            raise AttributeError(f"{self.cls.__name__} has no attribute {self.name!r} yet")
+        return getattr(owner if obj is None else obj, self.name)
+
+def _give_methods():
+    "What is loaded already is left as it is"
+    for path, modules in _GIVEN.items():
+        place, _, name = path.rpartition('.')
+        cls = getattr(import_module(f'{__name__}.{place}'), name)
+        for module, methods in modules.items():
+            for method in set(methods) - set(vars(cls)):
+                setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))
+
+def __getattr__(name):
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; all public names are in {__name__}.all")
+    _give_methods()
+    return getattr(import_module(f'{__name__}.{_PUBLIC[name]}'), name)
+
+def __dir__(): return sorted({*globals(), *_PUBLIC})

@@ -10,10 +10,11 @@ rows, `analysis` judges them, `plots` draws them, `callbacks` watch a learner, `
 
 # %% auto #0
 __all__ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'CatchBatch', 'Caught', 'DeadUnits', 'Finding', 'GradStats',
-           'LiveStats', 'Preflight', 'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord', 'StopOnTrouble',
-           'TensorBoardStats', 'Trial', 'UnitRecord', 'WandbStats', 'WeightStats', 'check', 'check_thresholds',
-           'choose', 'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'preflight',
-           'rule', 'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
+           'LiveStats', 'MlflowStats', 'Preflight', 'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord',
+           'Sink', 'StatsLogger', 'StopOnTrouble', 'TensorBoardStats', 'TrackioStats', 'Trial', 'UnitRecord',
+           'WandbStats', 'WeightStats', 'check', 'check_thresholds', 'choose', 'compare', 'diagnose', 'embed',
+           'feature_maps', 'layer_table', 'merge_records', 'preflight', 'rule', 'sample_activations',
+           'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
 
 # %% ../nbs/99_all.ipynb #names
 from .analysis.channels import UnitRecord
@@ -30,10 +31,11 @@ from .callbacks.checks.trial import Trial
 from .callbacks.diagnose import StopOnTrouble, diagnose
 from .callbacks.gradients import GradStats
 from .callbacks.live import LiveStats
-from .callbacks.loggers import TensorBoardStats, WandbStats
+from .callbacks.loggers import MlflowStats, StatsLogger, TensorBoardStats, TrackioStats, WandbStats
 from .callbacks.preflight import Preflight, PreflightReport, preflight
 from .callbacks.sample import ActSample
 from .callbacks.save import SaveRecord
+from .callbacks.sinks import Sink
 from .callbacks.weights import WeightStats
 from .core.layers import choose
 from .core.ranks import merge_records
@@ -46,10 +48,11 @@ from .features.pages import save_feature_maps
 from .features.pictures import show_feature_maps
 from .features.sampling import sample_activations
 from .kernels.bins import Bins
-from .plots import comparison  # noqa: F401, gives comparisons their pictures
+from .plots import comparison, page  # noqa: F401, give comparisons their pictures, and pages
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'CatchBatch', 'Caught', 'DeadUnits', 'Finding', 'GradStats',
-         'LiveStats', 'Preflight', 'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord', 'StopOnTrouble',
-         'TensorBoardStats', 'Trial', 'UnitRecord', 'WandbStats', 'WeightStats', 'check', 'check_thresholds', 'choose',
-         'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'preflight', 'rule',
-         'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
+         'LiveStats', 'MlflowStats', 'Preflight', 'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord', 'Sink',
+         'StatsLogger', 'StopOnTrouble', 'TensorBoardStats', 'TrackioStats', 'Trial', 'UnitRecord', 'WandbStats',
+         'WeightStats', 'check', 'check_thresholds', 'choose', 'compare', 'diagnose', 'embed', 'feature_maps',
+         'layer_table', 'merge_records', 'preflight', 'rule', 'sample_activations', 'save_feature_maps',
+         'show_feature_maps', 'show_filters', 'thresholds']

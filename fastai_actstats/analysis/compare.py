@@ -54,11 +54,23 @@ def _ends(rec):
     "The first epoch and the last, a column each"
     return {'first': rec.epoch(rec.columns['epoch'].min()).merged(), 'last': rec.epoch(-1).merged()}
 
+def _flat(made):
+    "Names such as 'optimiser wd' and what they are; of a run of one fit without the fit's number"
+    made = {k: v for k, v in made.items() if k not in ('run', 'date')}
+    fits = made.pop('fits', [])
+    made |= fits[0] if len(fits) == 1 else {f'fit {i}': fit for i, fit in enumerate(fits)}
+    res = {}
+    for name, value in made.items():
+        parts = _flat(value) if isinstance(value, dict) else {'': value}
+        res |= {f'{name} {part}'.strip(): v for part, v in parts.items()}
+    return res
+
 class Comparison:
     """Runs with the same layers, in the same bins. `runs` are their records, the matching layers under the names of the
     first run.
 
-    `plots.comparison` gives it its pictures: `color_dim`, `plot_stats`, `difference`."""
+    `plots.comparison` gives it its pictures: `color_dim`, `plot_stats`, `difference`; `plots.page` one file
+    (`to_html`)."""
     def __init__(self,
         runs:dict[str, Record], # Name → record
         layers=None # See `align.match_layers`
@@ -136,12 +148,24 @@ class Comparison:
         res['apart since'] = res['apart since'].astype('Int64')
         return res
 
+    def made(self,
+        every:bool=False # What all runs have in common too?
+    ) -> pd.DataFrame: # A row each, the runs beside each other
+        "In what the runs differ, as far as their records know: model, loss, optimiser, learning rates, commit, ..."
+        known = {run: _flat(rec.made) for run, rec in self.whole.items()}
+        names = list(dict.fromkeys(name for made in known.values() for name in made))
+        if not every: names = [name for name in names if len({repr(made.get(name)) for made in known.values()}) > 1]
+        values = {run: [made.get(name) for name in names] for run, made in known.items()}
+        return pd.DataFrame(values, names, dtype=object)
+
     def __repr__(self):
         lines = [f"Comparison of {len(self.runs)} runs in {len(self.layers)} layers, {self.bins}"]
         for run, rec in self.runs.items():
             size = f"{len(self.whole[run].layers)} layers, {len(rec)} columns"
             lines.append(f"  {run}: {size}, steps {rec.steps.min()} to {rec.steps.max()}")
-        return '\n'.join([*lines, f"layers: {first_names(self.layers)}"])
+        lines.append(f"layers: {first_names(self.layers)}")
+        if differ := list(self.made().index): lines.append(f"made with another: {first_names(differ)}")
+        return '\n'.join(lines)
 
 def compare(
     runs:dict|None=None, /, # Name → run, for names that are no Python names

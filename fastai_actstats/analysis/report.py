@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from . import activations, channels, gradients, weights  # noqa: F401, register their rules
+from . import activations, channels, gradients, tails, weights  # noqa: F401, register their rules
 from .channels import UnitRecord
 from .rules import RULES, Finding, Rule
 from ..core.arguments import check_number
@@ -32,35 +32,49 @@ __all__ = ['Report', 'chosen_rules', 'Source', 'left_out', 'with_values', 'in_or
 
 # %% ../../nbs/analysis/06_report.ipynb #report-class
 class Report:
-    "What the rules found, as a table; false when they found nothing"
-    columns = list(Finding._fields)  # layer, finding, since (training step), evidence, remedy
+    """What the rules found, as a table, notes last; false when there is no alarm.
+
+    `plots.page` gives it one file to hand to a colleague (`to_html`)."""
+    columns = list(Finding._fields)  # layer, finding, since (training step), evidence, remedy, severity
 
     def __init__(self,
         findings:list[Finding], # Rows
         looked:str='', # What was looked at, in a sentence
-        blind:str='' # What could not be looked at though it was to be watched, in a sentence
+        blind:str='', # What could not be looked at though it was to be watched, in a sentence
+        sources:list[Source]=(), # What was looked at
+        places:list[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
     ):
-        self.df = pd.DataFrame(findings, columns=self.columns).astype({'since': 'int64'})
-        self.looked, self.blind = looked, blind
+        order = sorted(range(len(findings)), key=lambda i: findings[i].severity == 'note')
+        self.df = pd.DataFrame([findings[i] for i in order], columns=self.columns).astype({'since': 'int64'})
+        self.looked, self.blind, self.sources = looked, blind, list(sources)
+        self.places = [places[i] for i in order] if places else []
+
+    def __getstate__(self): return dict(vars(self), sources=[], places=[])  # a report goes on its own, without records
 
     def __len__(self): return len(self.df)
+    def __bool__(self): return bool((self.df.severity == 'alarm').any())
     def __iter__(self): return (Finding(*row) for row in self.df.itertuples(index=False))
 
     @property
     def headline(self) -> str:
         "The outcome in a line; nothing is found only where something was looked at"
-        kinds = self.df.finding.value_counts(sort=False)
-        found = ', '.join(f'{k} ({n})' if n > 1 else k for k, n in kinds.items())
-        if found: found = f"{len(self)} finding{'s'*(len(self) > 1)}: {found}."
-        elif self.looked: found = "Nothing found."
-        return ' '.join(filter(None, [self.blind, found, self.looked])) or "Nothing was looked at."
+        alarms = self.df.severity == 'alarm'
+        found, noted = self._counted(self.df[alarms], 'finding'), self._counted(self.df[~alarms], 'note')
+        if not found and self.looked: found = "Nothing found."
+        return ' '.join(filter(None, [self.blind, found, noted, self.looked])) or "Nothing was looked at."
+
+    def _counted(self, rows, word):
+        kinds = rows.finding.value_counts(sort=False)
+        some = ', '.join(f'{k} ({n})' if n > 1 else k for k, n in kinds.items())
+        return f"{len(rows)} {word}{'s'*(len(rows) > 1)}: {some}." if some else ''
 
     def __repr__(self):
         width = max(shutil.get_terminal_size().columns, 60)
         lines = textwrap.wrap(self.headline, width)
         name = max([len(f.layer) for f in self], default=0)
         for f in self:
-            lines.append(f"{f.layer:<{name}}  {f.finding:<12}  since step {f.since}")
+            note = '  (a note)' if f.severity == 'note' else ''
+            lines.append(f"{f.layer:<{name}}  {f.finding:<12}  since step {f.since}{note}")
             lines += textwrap.wrap(f.evidence, width, initial_indent='    ', subsequent_indent='    ')
             lines += textwrap.wrap('try: ' + f.remedy, width, initial_indent='    ', subsequent_indent='         ')
         return '\n'.join(lines)
@@ -158,7 +172,7 @@ class Found(NamedTuple):
     "A finding, and where it stands in the report"
     order:tuple # Step, whether it is of other records than activations, place of the layer
     finding:Finding
-    prefix:str # Of the layer's name
+    source:Source # The record that it is of
 
 def causes(
     found:list[Found] # In order
@@ -183,7 +197,7 @@ def findings(
     later = source.rec.what != 'activations'
     with np.errstate(all='ignore'), warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning)  # layers that did not run are nan
-        return [Found((f.since, later, place.get(f.layer, -1)), f, source.prefix) for f in r.check(*inputs, **values)]
+        return [Found((f.since, later, place.get(f.layer, -1)), f, source) for f in r.check(*inputs, **values)]
 
 def examine(
     records, # List of records of any kinds, or name of a callback → list of its records
@@ -206,13 +220,15 @@ def examine(
             found += findings(source, [s.read for s in used], r, values)
 
     found.sort(key=lambda o: o.order)
-    rows = [f._replace(layer=prefix + f.layer) for _, f, prefix in causes(found)]
+    kept = causes(found)
+    rows = [f._replace(layer=source.prefix + f.layer) for _, f, source in kept]
+    places = [(next(i for i, s in enumerate(every) if s is source), f.layer) for _, f, source in kept]
     looked, blind = zip(*(scope(s, id(s) in read) for s in every))
     looked, blind = '; '.join(filter(None, looked)), ' '.join(filter(None, blind))
     if not looked and not blind:
         kinds = sorted({s.rec.what for s in every})
         blind = f"Nothing was looked at: these rules do not read {' and '.join(kinds)}."
-    return Report(rows, f"Looked at {looked}." if looked else '', blind)
+    return Report(rows, f"Looked at {looked}." if looked else '', blind, every, places)
 
 @patch
 def report(

@@ -32,6 +32,7 @@ class Finding(NamedTuple):
     since:int # Training step of the first sign
     evidence:str # In numbers
     remedy:str # What to try
+    severity:str='alarm' # 'note': worth knowing, and no reason to stop
 
 class Rule(NamedTuple):
     "A function and the kinds of records that it reads"

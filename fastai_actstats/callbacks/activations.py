@@ -12,7 +12,9 @@ import torch
 from fastai.basics import L
 
 from .base import HookStats
+from .run import RunTap
 from ..core.accumulator import Accumulator
+from ..core.arguments import check_flag
 from ..kernels.bins import Bins
 
 # %% auto #0
@@ -24,7 +26,8 @@ class ActStats(HookStats):
 
     Pass it as `cbs=ActStats()`; fastai then names it `learn.act_stats`. All that its `record` offers it offers too:
     `report`, `to_df`, `save`, ... `near_zero` is the fraction of finite values with `abs(x) <= eps` (fastai's
-    `ActivationStats` counts `x <= 0.05`, every negative value too).
+    `ActivationStats` counts `x <= 0.05`, every negative value too). `record.run` has loss, learning rate, input, output
+    and target of each batch, over the same columns (see `callbacks.run`).
 
     Where a module is hooked, torch takes `nn.TransformerEncoder` off its fast path: with `phase='both'` or 'valid'
     validation takes the way that training takes. In a model compiled by inductor with `nn.Dropout2d` and the like,
@@ -43,11 +46,31 @@ class ActStats(HookStats):
         calls:int=1, # Calls of a module in one forward pass that have records of their own: `'relu'`, `'relu:2'` ...
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         ranks:str='merge', # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
+        run:bool=True, # Loss, learning rate, input, output and target too?
         name:str|None=None, # `learn.<name>`; None: by the class, numbered where there is one of it already
         resume=None # File that `SaveRecord` wrote, relative to `learn.path`: its time line goes on
     ):
         accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, phase, kept=(self.what,))
         super().__init__(accumulator, layers, pick, kernel, calls, ranks, name, resume)
+        check_flag('run', run)
+        self.run_tap = RunTap(accumulator, kernel) if run else None
+
+    def names_of_run(self): return self.run_tap.names(self.learn) if self.run_tap else []
+
+    def before_batch(self):
+        super().before_batch()
+        if self.run_tap: self.run_tap.begin()
+
+    def after_loss(self):
+        if self.run_tap: self.run_tap.after_loss(self.learn)
+
+    def after_step(self):
+        super().after_step()
+        if self.run_tap: self.run_tap.after_step(self.learn)
+
+    def after_batch(self):
+        if self.run_tap: self.run_tap.after_batch(self.learn)
+        super().after_batch()
 
     # the methods of fastai's `ActivationStats`
     def color_dim(self, layer=None, figsize=None, ax=None, **kwargs):

@@ -15,11 +15,12 @@ from itertools import chain
 import torch
 from torch import nn
 
-from .compat import compiled, evaluating, reset_graphs
+from .compat import compiled, evaluating, loss_scale, reset_graphs
 from .distributed import Ranks, begin_fit
 from .exchange import world
 from .hooks import Tap, Watch
 from .interrupts import held
+from .made import describe
 from .observer import Recording
 from ..core.accumulator import Accumulator, call_names
 from ..core.arguments import check_function, check_path, check_whole
@@ -93,6 +94,7 @@ class StatsCallback(Recording):
         if self.resume and not self.resumed: self.go_on()
         self.accumulator.ranks = (rank,) if size > 1 else ()
         self.accumulator.begin_fit()
+        self.accumulator.made = describe(self.accumulator.made, self.learn)
         self.fit_id = object()
         begin_fit(self.learn, self)
         Watch.join(self.learn, self)
@@ -112,7 +114,13 @@ class StatsCallback(Recording):
 
     def leave_epoch(self):
         "The batches of an epoch are over, in whatever way"
+        self.note_scale()
         self.accumulator.cancel_batch(self.mark)
+
+    def note_scale(self):
+        "The loss scale of mixed precision, if there is one: this waits for the device, so only once or twice an epoch"
+        scale, acc = loss_scale(self.learn), self.accumulator
+        if scale is not None: acc.scales.append([acc.step, float(scale)])
 
     def after_fit(self):
         "The hooks are off already; the learner gets its own `all_batches` back"
@@ -157,9 +165,9 @@ class StatsCallback(Recording):
 
     def __repr__(self):
         acc, kind = self.accumulator, type(self).__name__
-        if not acc.names: return f"{kind} (nothing recorded)"
+        if not acc.layers: return f"{kind} (nothing recorded)"
         used, most = sum(map(len, acc.rings.values())), sum(ring.capacity for ring in acc.rings.values())
-        return (f"{kind}: {len(acc.names)} layers, {acc.step} steps in {used} of at most {most} columns; "
+        return (f"{kind}: {len(acc.layers)} layers, {acc.step} steps in {used} of at most {most} columns; "
                 f"{acc.nbytes/2**20:.1f} MiB, whatever the number of steps")
 
 # %% ../../nbs/callbacks/04_base.ipynb #hook-stats-class
@@ -182,7 +190,7 @@ class HookStats(StatsCallback):
 
     def row_names(self):
         taken = frozenset(named_layers(self.learn.model))
-        return [row for n in self.names for row in call_names(n, self.calls, taken)]
+        return [row for n in self.names for row in call_names(n, self.calls, taken)] + self.names_of_run()
 
     def known(self):
         every = named_layers(self.learn.model)
@@ -202,6 +210,8 @@ class HookStats(StatsCallback):
         self._kept[name] = module, self.accumulator.rows, tap
         return tap
 
+    def names_of_run(self) -> list[str]: return []  # what is recorded of the run itself, see `run`
+
     def kept_taps(self) -> list[Tap]: return [tap for _, _, tap in self._kept.values()]
 
     def modules(self) -> dict[str, nn.Module]:
@@ -213,7 +223,7 @@ class HookStats(StatsCallback):
         rows = [call_names(n, self.calls, acc.taken) for n in modules]
         acc.optional.update(n for names in rows for n in names[1:])
         device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device('cpu'))
-        acc.add_layers([n for names in rows for n in names], device)
+        acc.add_layers([n for names in rows for n in names] + self.names_of_run(), device)
         for n, m in modules.items():
             known = acc.info.setdefault(n, {})
             known['type'] = type_name(m)
@@ -233,6 +243,7 @@ class HookStats(StatsCallback):
     def _note_uncalled(self):
         "Once an epoch: of layers that were never called, do gradients tell that no parameter was used either?"
         self._uncalled = False
+        self.note_scale()
         for name, (module, _, _) in self._kept.items():
             known = self.accumulator.info.get(name, {})  # it may have been reset
             if 'shape' in known: continue

@@ -24,6 +24,7 @@ from torch import distributed as dist
 from .compat import default_store
 from ..core.ranks import agree, as_record, digest, head, listed, notes, placed
 from ..core.record import Record
+from ..core.run import pack
 from ..kernels.eager import merge
 
 # %% auto #0
@@ -117,7 +118,7 @@ def _gathered(group, part):
     return out
 
 def _exchange(group, rows):
-    "Rows [M, B+9] of all members merged, on each of them"
+    "Rows [M, B+11] of all members merged, on each of them"
     n, m, wide = group.size(), *rows.shape
     rows = torch.cat([rows, rows.new_zeros(-m % n, wide)])  # filled up, so that it divides
     got = torch.empty_like(rows)
@@ -127,9 +128,9 @@ def _exchange(group, rows):
 def merge_rows(
     store, # As for `plan_together`
     ranks:list[int], rank:int, # Those that merge; this one
-    rows:torch.Tensor, # float64 [T, L, B+9], changed in place
+    rows:torch.Tensor, # float64 [T, L, B+11], changed in place
     limit:float # Seconds that connecting, and each exchange, may take
-) -> torch.Tensor: # [T, L, B+9], the same on all ranks
+) -> torch.Tensor: # [T, L, B+11], the same on all ranks
     "All the ranks' rows merged"
     flat = rows.flatten(0, 1)
     if len(ranks) == 1 or not flat.numel(): return rows
@@ -161,6 +162,7 @@ def meet(
     awaited:list[int]|None=None # As for `decided`; None: all `ranks`
 ) -> Met: # `LeftOut` where this rank came too late, another `RuntimeError` where one left in the middle
     "What all ranks recorded, on each of them; to be called by all"
+    record = pack(record)
     h = head(record)
     plan = plan_together(store, rank, ranks if awaited is None else awaited, ranks, h, limit)
     ranks = plan['ranks']

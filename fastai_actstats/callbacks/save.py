@@ -116,20 +116,19 @@ class SaveRecord(Visitor):
 
     def after_batch(self):
         if self._signal: self._signal.look()
-        if self._active and self._is_time(): self.write(share=True)
+        if self._active and self._is_time(): self.write(share=True, wait=False)
         if self._unsaid: self._say()
 
     def after_epoch(self):
         if evaluating(self.learn): return
         merge_all(self.learn)
-        self.write()
+        self.write(wait=False)
 
     def after_fit(self):
         if evaluating(self.learn): return
         self._active = False
         Epochs.leave(self.learn, self)
         self.write()  # of an epoch that was cut short
-        self._finish()
         self._remove_shares()
 
     def _leave(self, before, learn):
@@ -190,9 +189,10 @@ class SaveRecord(Visitor):
         return self._preparing or any(cb.busy for cb in watching(self.learn))
 
     def write(self,
-        share:bool=False # What this rank alone recorded, into a file of its own, rather than not at all?
+        share:bool=False, # What this rank alone recorded, into a file of its own, rather than not at all?
+        wait:bool=True # Until its thread has written it?
     ):
-        "Write what is new, in a thread; `_finish` waits for it"
+        "Write what is new"
         self._finish()
         self._preparing, self._began = True, time.monotonic()
         try:
@@ -201,16 +201,15 @@ class SaveRecord(Visitor):
             self._spare_others(new)
             jobs = [(name, rec, self.file(name, alone)) for name, (rec, alone) in new.items()]
             self._shares.update(file for (_, alone), (_, _, file) in zip(new.values(), jobs) if alone)
-            if not jobs: return
-            self._thread = Thread(target=self._write_all, args=(jobs,), name='SaveRecord')
-            self._thread.start()
+            if jobs: self._thread = Thread(target=self._write_all, args=(jobs,), name='SaveRecord')
+            if jobs: self._thread.start()
         finally: self._preparing = False
+        if wait: self._finish()
 
     def write_now(self):
         "Write what there is; nobody waits for other ranks"
         if self.learn is None: return
         self.write(share=True)
-        self._finish()
 
     def _finish(self):
         thread, self._thread = self._thread, None

@@ -19,6 +19,7 @@ import torch
 from .arguments import check_choice, check_whole
 from .record import Record
 from .ring import Ring
+from .run import MARK, WHAT, of_run, shown
 from .steps import Batch, Place
 from ..kernels.bins import Bins
 from ..kernels.eager import empty
@@ -44,6 +45,7 @@ class Accumulator:
     """The time line of one callback: rows to fold into, and a ring for each phase that takes them when a batch is over.
 
     Of each layer it may keep several things, each with a row of its own and, when it is read, a `Record` of its own.
+    What the run itself does may have rows beside those of layers, under names that `run.of_run` tells.
     `records` may be read in any thread: one lock is held while a batch is committed and while what is held is read."""
     ring_type = Ring
     ranks = ()  # as of the records that come
@@ -69,6 +71,8 @@ class Accumulator:
 
     def _forget(self):
         self.run = secrets.token_hex(8)  # whose columns these are: a file of another run is not written over
+        self.scales = []  # step and loss scale of mixed precision, where an epoch ends
+        self.made = {}  # how, as of a `Record`
         self.names, self.info = [], {}  # of layers in the order of their rows; what is known of each
         self.taken = frozenset()  # names of the model's layers, of which a further call of one must not have one
         self.optional = set()  # further calls of layers, which may never come
@@ -79,10 +83,11 @@ class Accumulator:
         self.batch = Batch()
         self.recording = False  # do hooks fold what they see?
         self.filled = False  # has anything been folded since the last commit?
+        self.noted = False  # has anything of the run been? That alone makes no column
         self.evaluations = 0  # under way, one amid the other
         self._paused = False  # do they interrupt a batch that is recorded?
         self.epoch, self.fit, self._mark = -1, -1, None
-        self.rows:Any = None  # float64 [L*K, B+9], from `add_layers` on
+        self.rows:Any = None  # float64 [L*K, B+11], from `add_layers` on
         self._blank:Any = None
         self._cache = None
         for valid, r in self.rings.items(): self.rings[valid] = self.ring_type(r.capacity, 0, r.bins, r.when_full)
@@ -124,10 +129,13 @@ class Accumulator:
             self._blank = empty(n_rows, bins=self.bins, device=device)
             self.rows = self._blank.clone()
 
+    @property
+    def layers(self) -> list[str]: return [n for n in self.names if not of_run(n)]
+
     def index(self, name:str, kept:int=0) -> int: # Of its row
         return self.names.index(name)*len(self.kept) + kept
 
-    def row(self, name:str) -> torch.Tensor: # float64 [B+9]
+    def row(self, name:str) -> torch.Tensor: # float64 [B+11]
         return self.rows[self.index(name)]
 
     def describe(self, name:str, module_type:str|None, x:torch.Tensor):
@@ -135,7 +143,8 @@ class Accumulator:
         known = self.info.get(name)
         if known is None: known = self.info[name] = {}
         if 'shape' in known: return
-        known |= dict(shape=tuple(x.shape), order=sum('shape' in o for o in self.info.values()))
+        known |= dict(shape=tuple(x.shape), dtype=str(x.dtype).removeprefix('torch.'),
+                      order=sum('shape' in o for n, o in self.info.items() if not of_run(n)))
         if module_type: known.setdefault('type', module_type)
 
     def leave_out(self, name:str, batch:bool=False) -> bool: # Is that the first time in this fit?
@@ -152,7 +161,7 @@ class Accumulator:
 
     def begin_batch(self, training:bool, iteration:int=0):
         if self.evaluations: return
-        if self.filled: self.cancel_batch()
+        if self.filled or self.noted: self.cancel_batch()
         self.left_out -= self.this_batch_only
         self.this_batch_only.clear()
         self.batch.begin(training)
@@ -178,7 +187,7 @@ class Accumulator:
         finally: self.discard()
 
     def _commit(self, place, mark):
-        self.filled = False  # at once: an interrupt must not commit twice
+        self.filled = self.noted = False  # at once: an interrupt must not commit twice
         if self._mark is None or mark[0] != self._mark[0]: self.fit += 1
         if mark != self._mark: self.epoch += 1
         self._mark = mark
@@ -199,9 +208,9 @@ class Accumulator:
 
     def discard(self):
         "Forget what was folded since the last commit"
-        if self.filled: self.rows.copy_(self._blank)
+        if self.filled or self.noted: self.rows.copy_(self._blank)
         self.spoilt.clear()
-        self.filled = False
+        self.filled = self.noted = False
 
     @property
     def records(self) -> list[Record]:
@@ -224,14 +233,28 @@ class Accumulator:
         order = np.lexsort((columns['valid'], columns['last']))
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
-        shown = [i for i, n in enumerate(self.names) if n not in silent or rows[:, i, :, 0].any()]
-        names, made = [self.names[i] for i in shown], dict(run=self.run, step=self.next_step)
-        return [Record(rows[:, shown, i], columns[order], names, self.bins, what, self.known(), self.ranks, made=made)
+        here = [i for i, n in enumerate(self.names) if not of_run(n) and (n not in silent or rows[:, i, :, 0].any())]
+        names, made, columns = [self.names[i] for i in here], self.made | self._marks(), columns[order]
+        known, run = self.known(), self._read_run(rows, columns)
+        return [Record(rows[:, here, i], columns, names, self.bins, what, known, self.ranks, made=made, run=run)
                 for i, what in enumerate(self.kept)]
+
+    def _read_run(self, rows, columns):
+        theirs = [i for i, n in enumerate(self.names) if of_run(n)]
+        if not theirs: return None
+        marked = [self.names[i] for i in theirs]
+        here, names = shown(rows[:, theirs, 0], [n.removeprefix(MARK) for n in marked])
+        known = {n: dict(self.info[marked[i]]) for i, n in zip(here, names) if marked[i] in self.info}
+        return Record(rows[:, theirs, 0][:, here], columns, names, self.bins, WHAT, known, self.ranks,
+                      made=dict(run=self.run))
+
+    def _marks(self):
+        scales = dict(loss_scale=list(self.scales)) if self.scales else {}
+        return dict(run=self.run, step=self.next_step) | scales
 
     def known(self) -> dict: # Layer → what is known of it
         "A copy, which does not know of layers that come later"
-        return {n: dict(known) for n, known in list(self.info.items())}
+        return {n: dict(known) for n, known in list(self.info.items()) if not of_run(n)}
 
     @property
     def nbytes(self) -> int:

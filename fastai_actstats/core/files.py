@@ -13,32 +13,40 @@ import hashlib
 import json
 import os
 import platform
+import sys
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .arguments import check_notes
-from .columns import BEGINS, COLUMN, ENDS
-from .disk import atomic, need, open_arrays, read_array, write_arrays
-from ..kernels.bins import MOST_BINS, Bins
-from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE
+from .columns import BEGINS, COLUMN, ENDS, columns_between
+from .disk import atomic, need, open_arrays, read_array, read_part, write_arrays
+from .run import MARK, of_run
+from ..kernels.bins import COUNT, COUNTS, MEAN, MOST_BINS, NEAR_ZERO, NONFINITE, Bins, width
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
+__all__ = ['FORMAT', 'VERSION', 'READS', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
 
 # %% ../../nbs/core/08_files.ipynb #write-code
-FORMAT, VERSION = 'fastai_actstats record', 1
+FORMAT, VERSION = 'fastai_actstats record', 2
+READS = {1: 4, 2: 6}  # version → moments a row; the first had neither the third nor the fourth
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise
 MOST = 2**53  # of anything that is counted: float64 holds it
 
 def made() -> dict:
     "When, and with which versions"
+    import torch  # here and below, not with the module: what only describes a file does without
     found = dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
-    for name in ('fastai_actstats', 'fastai'):
+    used = [name for name in ('torchvision', 'timm', 'transformers') if name in sys.modules]
+    for name in ('fastai_actstats', 'fastai', *used):
         try: found[name] = version(name)
         except PackageNotFoundError: pass  # run from a checkout that is not installed
     return dict(date=datetime.now(timezone.utc).isoformat(timespec='seconds'), versions=found)
@@ -54,14 +62,18 @@ def _tuples(x):
     if isinstance(x, dict): return {k: _tuples(v) for k, v in x.items()}
     return tuple(map(_tuples, x)) if isinstance(x, list) else x
 
+def _sha(meta):
+    "The checksum as far as the description goes; the arrays follow, sorted by name"
+    return hashlib.sha256(json.dumps({k: v for k, v in meta.items() if k != 'sha256'}, sort_keys=True).encode())
+
 def _digest(meta, arrays):
-    sha = hashlib.sha256(json.dumps({k: v for k, v in meta.items() if k != 'sha256'}, sort_keys=True).encode())
+    sha = _sha(meta)
     for name in sorted(arrays): sha.update(arrays[name])
     return sha.hexdigest()
 
 def write(
     file:str|os.PathLike, # Where to; a file of that name is replaced
-    rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of a `Record`
+    rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of `run.pack`
     ranks:tuple=(), notes=None, # As of a `Record`; notes are anything that JSON holds
     made:dict|None=None # See `made`
 ) -> Path: # Where it is
@@ -72,7 +84,8 @@ def write(
     arrays['columns'] = np.ascontiguousarray(columns, COLUMN)
     arrays['moments'] = np.ascontiguousarray(r[..., MEAN:], '<f8')
     edges = {name: _plain(getattr(bins, name)) for name in _BINS}
-    meta = dict(format=FORMAT, version=VERSION, what=what, layers=list(layers), columns=len(columns), info=_plain(info),
+    own, run = [n for n in layers if not of_run(n)], [n for n in layers if of_run(n)]  # the latter come last
+    meta = dict(format=FORMAT, version=VERSION, what=what, layers=own, run=run, columns=len(columns), info=_plain(info),
                 notes=notes, ranks=list(map(int, ranks)), bins=edges, made=made or {})
     meta['sha256'] = _digest(meta, arrays)
     arrays['meta'] = np.frombuffer(json.dumps(meta).encode(), 'u1')
@@ -87,19 +100,23 @@ def _text(x): return isinstance(x, str) and x.encode() is not None  # lone surro
 def _whole(x): return type(x) is int and 0 <= x <= MOST
 def _shape(x): return isinstance(x, list) and all(map(_whole, x))
 
-_INFO = dict(type=_text, then=_text, kind=_text, shape=_shape, order=_whole, axis=_whole)  # what is known of a layer
+_INFO = dict(type=_text, then=_text, kind=_text, dtype=_text,  # what is known of a layer
+             shape=_shape, order=_whole, axis=_whole)
 
 def _meta(archive):
     names = {f'{n}.npy' for n in ('meta', 'columns', 'moments', *_INTEGERS)}
     need('meta.npy' in archive.namelist(), "it is not a record")
     meta = json.loads(read_array(archive, 'meta', np.dtype('u1')).tobytes())
     need(isinstance(meta, dict) and meta.get('format') == FORMAT, "it is not a record")
-    if meta['version'] != VERSION:
+    if type(meta['version']) is not int or meta['version'] not in READS:
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, "
-                         f"and this version reads format {VERSION}")
+                         f"and this version reads formats {min(READS)} to {VERSION}")
     need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
+    run = meta['run'] if meta['version'] > 1 else []
+    need(isinstance(run, list) and all(_text(n) and of_run(n) and n != MARK for n in run), "its run's names are none")
+    need(not any(map(of_run, meta['layers'])) and len({*run}) == len(run), "its run's names are none")
     need(_whole(meta['columns']), f"it has {meta['columns']!r} columns")
     types = [(meta['what'], str), (meta['info'], dict), (meta['made'], dict), (meta['ranks'], list)]
     need(all(isinstance(value, due) for value, due in types) and _text(meta['what']), "its description is none")
@@ -116,7 +133,7 @@ def _bins(b):
     need(0 < b['n'] <= MOST_BINS and 0 <= b['per_octave'] <= 256, f"it has {b['n']} bins")
     try:
         bins, octaves = Bins(**b), b['n']//2//max(b['per_octave'], 1)
-        same = not bins.per_octave or octaves < 256
+        same = not bins.per_octave or octaves <= 277
         if bins.per_octave and same:
             same = bins == Bins.symlog(bins.hi*2.**-octaves, bins.hi, bins.per_octave, bins.eps)
     except (ValueError, OverflowError) as e: raise ValueError(f"its bins are not bins: {e}") from None
@@ -146,14 +163,23 @@ def _check(a):
     need((a['near_zero'] <= a['count'] - a['nonfinite']).all(), "its counts do not add up")
     need((a['count'].sum(0, dtype=float) <= MOST).all(), too_large)
     some = a['count'] > a['nonfinite']
-    mean, m2, low, high = a['moments'][some].T
+    mean, m2, m3, m4, low, high = a['moments'][some].T
     need((low <= high).all() and np.isfinite([low, high]).all(), "its extremes make no sense")
     size, n = np.maximum(np.abs(low), np.abs(high)), (a['count'] - a['nonfinite'])[some]
     with np.errstate(over='ignore', invalid='ignore'):
         slack = 1e-4*size  # of kernels that count in float32
         within = (low - slack <= mean) & (mean <= high + slack) & (0 <= m2) & (m2 <= n*(high - low + slack)**2)
+        third, fourth = n*(high - low + slack)**3, n*(high - low + slack)**4
+        shaped = (np.abs(m3) <= third) & (0 <= m4) & (m4 <= fourth) | np.isnan(m3) & np.isnan(m4)
     need((within | (size > 1e100)).all(), "its means and deviations make no sense")  # squares of larger ones overflow
-    need((a['moments'][~some] == [0, 0, np.inf, -np.inf]).all(), "it has statistics of no values")
+    need((shaped | (size > 1e70)).all(), "its third and fourth moments make no sense")
+    need((a['moments'][~some] == [0, 0, 0, 0, np.inf, -np.inf]).all(), "it has statistics of no values")
+
+def _as_now(moments, count):
+    "With the third and fourth moment, which files of version 1 do not have: nan, but for no values"
+    if moments.shape[-1] == 6: return moments
+    missing = np.where(count[..., None] > 0, np.nan, 0.)
+    return np.concatenate([moments[..., :2], missing, missing, moments[..., 2:]], -1)
 
 @contextmanager
 def _opened(file, limit):
@@ -172,22 +198,46 @@ def peek(file:str|os.PathLike) -> tuple[dict, np.ndarray]: # Its description, an
         meta = _meta(archive)
         return meta, _columns(archive, meta['columns'])
 
+def _asked(meta, columns, layers, steps):
+    "Which columns, and which layers and rows of the run, are to be read: bool [T] and bool [L]"
+    first, run = np.ones(len(columns), bool), meta.get('run', [])
+    if steps is not None:
+        try: first = columns_between(columns, *steps)
+        except IndexError as e: raise ValueError(f"it holds other steps: {e}") from None
+    if layers is None: return first, np.ones(len(meta['layers']) + len(run), bool)
+    names, patterns = meta['layers'], [layers] if isinstance(layers, str) else list(layers)
+    fits = [[n == pattern or fnmatchcase(n, pattern) for n in names] for pattern in patterns]
+    for pattern, fit in zip(patterns, fits):
+        have = ', '.join(names[:9]) + ', ...'*(len(names) > 9)
+        need(any(fit), f"it has no layer {pattern!r} among its {len(names)}: {have}")
+    return first, np.append(np.any(fits, 0), np.ones(len(run), bool))
+
 def read(
     file:str|os.PathLike, # Written by `write`
-    limit:int=LIMIT # Bytes that it may unpack to
-) -> dict: # The arguments of a `Record`
-    "Read a record; `ValueError` says in one sentence why a file is refused, `OSError` comes where it can't be read"
+    limit:int=LIMIT, # Bytes that it may unpack to
+    layers=None, # Names and glob patterns of the layers to read; None: all
+    steps:tuple[int, int]|None=None # First and last step to read; None: all
+) -> dict: # The arguments of a `Record`, which `run.unpack` takes
+    "Read a record or a part of it; `ValueError` says in a sentence why a file is refused, `OSError` why it isn't read"
     with _opened(file, limit) as archive:
         meta = _meta(archive)
-        T, L, bins = meta['columns'], len(meta['layers']), _bins(meta['bins'])
-        shapes = {name: (T, L, bins.n + 2) if name == 'counts' else (T, L) for name in _INTEGERS}
-        arrays = {name: read_array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
-        arrays['columns'] = _columns(archive, T)
-        arrays['moments'] = read_array(archive, 'moments', np.dtype('<f8'), (T, L, 4))
-        _check(arrays)
-        need(meta.get('sha256') == _digest(meta, arrays), "its checksum is wrong: it was changed after it was written")
-    rows = torch.empty(T, L, bins.n + 9, dtype=torch.float64)
-    for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name])
-    rows[..., MEAN:] = torch.from_numpy(arrays['moments'])
-    return dict(rows=rows, columns=arrays['columns'], layers=meta['layers'], bins=bins, what=meta['what'],
+        names, T, bins = meta['layers'] + meta.get('run', []), meta['columns'], _bins(meta['bins'])
+        columns = _columns(archive, T)
+        first, second = _asked(meta, columns, layers, steps)
+        size = T, len(names)
+        due = {name: ('<i8', size) for name in _INTEGERS}
+        due |= dict(counts=('<i8', (*size, bins.n + 2)), moments=('<f8', (*size, READS[meta['version']])))
+        sha, arrays = _sha(meta), {}
+        sha.update(columns)
+        for name, (dtype, shape) in sorted(due.items()):
+            arrays[name] = read_part(archive, name, np.dtype(dtype), shape, first, second, sha.update)
+        moments = _as_now(arrays['moments'], arrays['count'] - arrays['nonfinite'])
+        _check(arrays | dict(moments=moments))
+        need(meta.get('sha256') == sha.hexdigest(), "its checksum is wrong: it was changed after it was written")
+    import torch
+    rows = torch.empty(*arrays['count'].shape, width(bins), dtype=torch.float64)
+    for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays.pop(name))
+    rows[..., MEAN:] = torch.from_numpy(moments)
+    names = [n for n, asked in zip(names, second) if asked]
+    return dict(rows=rows, columns=columns[first], layers=names, bins=bins, what=meta['what'],
                 info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])

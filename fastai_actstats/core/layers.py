@@ -21,7 +21,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 # %% auto #0
 __all__ = ['Layer', 'Layers', 'Pick', 'WRAPPERS', 'HELPERS', 'PASS_ON', 'MOST_PARTS', 'torch_types', 'unwrapped', 'type_name',
            'children', 'named_layers', 'own_parameters', 'first_names', 'NothingToWatch', 'whole_layers', 'choose',
-           'follows', 'first_float', 'activation', 'no_hook']
+           'follows', 'first_float', 'first_number', 'activation', 'no_hook']
 
 # %% ../../nbs/core/12_layers.ipynb #named-layers
 Layer = str | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]  # glob pattern, type, module, predicate
@@ -189,18 +189,29 @@ def first_float(
 ) -> torch.Tensor | None: # The first dense floating-point tensor in it, depth first; `None` if there is none
     "The activation in a module's output"
     if isinstance(output, torch.Tensor): return output if _plain(output) else None
-    waiting, known = [output], {}
+    return _first(output, _plain)
+
+def first_number(
+    given # What a batch holds
+) -> torch.Tensor | None: # The first dense tensor in it of real or whole numbers, depth first; `None` if there is none
+    "What a model is given, token ids too"
+    return _first(given, _number)
+
+def _first(given, fits):
+    waiting, known = [given], {}
     while waiting:
         x = waiting.pop()
         if isinstance(x, torch.Tensor):
-            if _plain(x): return x
+            if fits(x): return x
         elif id(x) not in known:  # containers may contain themselves
             known[id(x)] = x  # kept, so that no other object gets its id
             if len(known) > MOST_PARTS: return None
             waiting += list(islice(_parts(x), MOST_PARTS))[::-1]
     return None
 
-def _plain(x): return x.is_floating_point() and x.layout is torch.strided and not x.is_quantized
+def _number(x): return x.layout is torch.strided and not x.is_quantized and not x.is_complex()
+
+def _plain(x): return x.is_floating_point() and _number(x)
 
 def _parts(x):
     if isinstance(x, (list, tuple)): return x

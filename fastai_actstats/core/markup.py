@@ -16,18 +16,19 @@ import pandas as pd
 __all__ = ['VOID', 'Html', 'tag', 'together', 'table']
 
 # %% ../../nbs/core/10_markup.ipynb #code
-VOID = 'img', 'meta'  # tags that hold nothing
+VOID = 'img', 'meta', 'input', 'br'  # tags that hold nothing
 
 class Html(str):
     "Text that is HTML already"
 
 def tag(
     name:str, # Such as 'td'
+    /,
     *inside, # `Html` as it is, all else as text
-    **attributes # Their values, as text; 'class_' for 'class'
+    **attributes # Their values, as text; 'class_' for 'class', 'data_layer' for 'data-layer'
 ) -> Html:
     "An HTML element"
-    given = ''.join(f' {k.rstrip("_")}="{escape(str(v))}"' for k, v in attributes.items())
+    given = ''.join(f' {k.rstrip("_").replace("_", "-")}="{escape(str(v))}"' for k, v in attributes.items())
     if name in VOID: return Html(f'<{name}{given}>')
     return Html(f'<{name}{given}>' + together(*inside) + f'</{name}>')
 

@@ -23,6 +23,7 @@ import torch
 
 from .columns import COLUMN, as_columns, move, time_order
 from .record import Record
+from .run import pack, unpack
 from ..kernels.eager import empty, merge
 
 # %% auto #0
@@ -133,7 +134,7 @@ def placed(
     record:Record, # Of one rank
     plan:dict, # From `agree`
     h:bytes # The record's head
-) -> torch.Tensor: # float64 [T, L, B+9] in the columns and layers of `plan`
+) -> torch.Tensor: # float64 [T, L, B+11] in the columns and layers of `plan`
     "A rank's rows where they belong in the merged record"
     rows = empty(len(plan['columns']), len(plan['layers']), bins=record.bins)
     where = {n: i for i, n in enumerate(plan['layers'])}
@@ -148,21 +149,22 @@ def placed(
 
 def as_record(
     rows:torch.Tensor, # Placed and merged
-    record:Record, # Of one of the ranks
+    record:Record, # Of one of the ranks, packed as `run.pack` does
     plan:dict, # From `agree`
     ranks:list[int] # Whose values these are
 ) -> Record:
     "The rows as a record"
     tuples = lambda known: {k: tuple(v) if isinstance(v, list) else v for k, v in known.items()}
     info = {name: tuples(known) for name, known in plan['info'].items()}
-    run = {k: v for k, v in record.made.items() if k in ('run', 'step')}
     columns = as_columns(plan['columns'])
-    return Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks), made=run)
+    return unpack(Record(rows, columns, plan['layers'], record.bins, record.what, info, tuple(ranks),
+                         made=record.made))
 
 def merge_records(
     records:Mapping # Rank → its `Record`, such as files that the ranks saved
 ) -> Record: # With `ranks`
     "The record that one process would have made of all the ranks' batches"
+    records = {r: pack(rec) for r, rec in records.items()}
     heads = {r: head(rec) for r, rec in records.items()}
     plan, some = agree(heads), records[min(records)]
     for note in notes(plan): warnings.warn(f"{some.what}: {note}", stacklevel=2)

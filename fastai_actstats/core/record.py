@@ -23,6 +23,7 @@ from . import files, tables
 from .columns import columns_between, columns_of, join
 from .layers import first_names
 from .markup import Html
+from .run import follow, pack, unpack
 from .summary import Summary
 from ..kernels.bins import Bins
 
@@ -49,9 +50,9 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Methods that other modules give it: `plots.steps` and `plots.distributions` its pictures (`color_dim`, `plot_stats`,
-    `heatmap`, `ridge`, `first_last`), `analysis.report` what is wrong with the run (`report`)."""
-    rows:torch.Tensor # float64 [T, L, B+9] on the host
+    Modules of `plots` give it pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_exponents`,
+    `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
+    rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
     bins:Bins # Bin edges and near-zero threshold
@@ -59,13 +60,16 @@ class Record:
     info:dict=dataclasses.field(default_factory=dict) # Layer name → dict with `type` and `shape` as far as known
     ranks:tuple=() # Where several processes trained: those whose values these are
     notes:object=None # The user's own, of anything that JSON holds
-    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`
+    made:dict=dataclasses.field(default_factory=dict) # `run`, the same in all its records; `date`, `versions`, how
+    run:Record|None=None # Over the same columns what the run itself did: loss, lr, input, output, target
     summary:Summary=dataclasses.field(init=False) # [T, L], of the rows
 
     def __post_init__(self):
         if self.rows.shape[:2] != (len(self.columns), len(self.layers)):
             due = f"{len(self.columns)} columns and {len(self.layers)} layers"
             raise ValueError(f"rows of shape {tuple(self.rows.shape)} do not fit {due}")
+        if self.run is not None and not np.array_equal(self.run.columns, self.columns):
+            raise ValueError("run is a record over other columns than this one's")
         self.summary = Summary(self.rows, self.bins)
 
     def __setattr__(self, name, value):
@@ -76,8 +80,8 @@ class Record:
     def replace(self,
         **changes # Arguments of `Record`
     ) -> Record:
-        "Another record, with these arguments instead of its own"
-        return dataclasses.replace(self, **changes)
+        "Another record, with these arguments instead of its own; its run goes with its columns"
+        return dataclasses.replace(self, **follow(self, changes))
 
     # what was recorded when, and of what
     @property
@@ -101,6 +105,10 @@ class Record:
     def mean(self): return _read_only(self.summary.mean)
     @cached_property
     def std(self): return _read_only(self.summary.std)  # unbiased, as `torch.std`
+    @cached_property
+    def skew(self): return _read_only(self.summary.skew)  # as `scipy.stats.skew`; nan in files of format 1
+    @cached_property
+    def kurtosis(self): return _read_only(self.summary.kurtosis)  # excess, as `scipy.stats.kurtosis`; nan likewise
     @cached_property
     def min(self): return _read_only(self.summary.min)
     @cached_property
@@ -127,7 +135,8 @@ class Record:
     ) -> Record:
         "These columns of these layers"
         names = np.array(self.layers, object)[layers].tolist()
-        return self.replace(rows=self.rows[columns][:, layers], columns=self.columns[columns], layers=names)
+        run = self.run if self.run is None else self.run.part(columns)
+        return self.replace(rows=self.rows[columns][:, layers], columns=self.columns[columns], layers=names, run=run)
 
     def like(self,
         rows:torch.Tensor, columns:np.ndarray, # As of a `Record`
@@ -142,8 +151,7 @@ class Record:
     ) -> int:
         "Where `layer` stands in `layers`; `IndexError` names what there is"
         if isinstance(layer, (int, np.integer)) and not isinstance(layer, bool):
-            layer = int(layer)
-            if -len(self.layers) <= layer < len(self.layers): return layer % len(self.layers)
+            if -len(self.layers) <= layer < len(self.layers): return int(layer) % len(self.layers)
         elif layer in self.layers: return self.layers.index(layer)
         raise IndexError(f"layer {layer!r} is not among the {len(self.layers)} recorded: {first_names(self.layers)}")
 
@@ -188,15 +196,15 @@ class Record:
         starts:np.ndarray # Ascending indices of the columns with which the new ones begin; the first is 0
     ) -> Record: # A column that joins training and validation counts as training
         "The same values in fewer columns"
-        return self.like(self.summary.joined(starts).rows, join(self.columns, starts))
+        run = self.run if self.run is None else self.run.joined(starts)
+        return self.replace(rows=self.summary.joined(starts).rows, columns=join(self.columns, starts), run=run)
 
     def modal_bin(self,
         layer, # Index or dotted name
         step:int=0 # Training step
     ) -> tuple[float, float]: # Lower and upper edge
         "The edges of the fullest bin of a layer in the column that holds `step`"
-        one = self[self.layer_index(layer)].between(step, step)
-        k = int(one.hist[0, 0].argmax())
+        k = int(self[self.layer_index(layer)].between(step, step).hist[0, 0].argmax())
         return float(self.edges[k]), float(self.edges[k + 1])
 
     # as a table and as text
@@ -218,16 +226,18 @@ class Record:
     ) -> Path: # Where it is
         "Write everything to one compressed file, without pickle"
         notes = self.notes if notes is None else notes
-        return files.write(file, self.rows, self.columns, self.layers, self.bins, self.what, self.info, self.ranks,
+        all = pack(self)
+        return files.write(file, all.rows, all.columns, all.layers, all.bins, all.what, all.info, all.ranks,
                            notes, files.made() | self.made)
 
     @classmethod
     def load(cls,
         file:str|os.PathLike, # Written by `save`
-        limit:int=files.LIMIT # Bytes that it may unpack to
+        limit:int=files.LIMIT, # Bytes that it may unpack to
+        layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
-        "The record in a file; a `ValueError` says in one sentence why a file is refused"
-        return cls(**files.read(file, limit))
+        "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
+        return unpack(cls(**files.read(file, limit, layers, steps)))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"
@@ -241,9 +251,10 @@ class Record:
     def __eq__(self, other):
         "The same values of the same layers, columns and bins, with the same notes?"
         if not isinstance(other, Record): return NotImplemented
-        names = 'layers', 'bins', 'what', 'info', 'ranks', 'notes'
+        names = 'layers', 'bins', 'what', 'info', 'ranks', 'notes', 'run'
         if any(getattr(self, name) != getattr(other, name) for name in names): return False
         return np.array_equal(self.columns, other.columns) and np.array_equal(self.rows, other.rows, equal_nan=True)
 
     @property
-    def nbytes(self) -> int: return self.rows.nbytes + self.columns.nbytes
+    def nbytes(self) -> int: # With its run
+        return self.rows.nbytes + self.columns.nbytes + (0 if self.run is None else self.run.nbytes)

@@ -17,6 +17,7 @@ from . import files
 from .accumulator import Accumulator
 from .layers import first_names, type_name
 from .record import Record
+from .run import MARK, of_run, pack
 from ..kernels.eager import empty
 
 # %% auto #0
@@ -145,6 +146,11 @@ def _fitted(rec, ring):
         else: rec = rec.joined(np.arange(0, len(rec), 2))
     return rec
 
+def _rows_of(name, names):
+    "The rows that a record's layer came from; equal learning rates are one layer of its run"
+    if name != MARK + 'lr' or name in names: return [name] if name in names or not of_run(name) else []
+    return [n for n in names if n.startswith(name + '.')]
+
 def go_on(
     acc:Accumulator, # Without anything recorded
     records:list[Record], # One for each thing that it keeps, over the same columns, see `open_records`
@@ -159,8 +165,9 @@ def go_on(
         for valid, ring in acc.rings.items():
             parts = [_fitted(rec.valid if valid else rec.train, ring) for rec in records]
             rows = empty(len(parts[0]), len(names)*K, bins=acc.bins)
-            for kept, part in enumerate(parts if not blank else ()):
-                rows[:, [acc.index(n, kept) for n in part.layers]] = part.rows
+            for kept, part in enumerate(map(pack, parts) if not blank else ()):
+                for i, n in enumerate(part.layers):
+                    for row in _rows_of(n, names): rows[:, acc.index(row, kept)] = part.rows[:, i]
             ring.restore(rows, parts[0].columns)
         acc.run = first.made.get('run') or acc.run
         acc.batch.step = _next_step(first, acc.every)

@@ -24,7 +24,7 @@ WHEN_FULL = 'merge', 'overwrite'
 WAITING = 16  # rows at most that wait to be merged into the last column
 
 class Ring:
-    "At most `capacity` columns of summaries `[layers, B+9]`, oldest first"
+    "At most `capacity` columns of summaries `[layers, B+11]`, oldest first"
     merge = staticmethod(merge)  # of neighbouring columns and of parts of a step
 
     def __init__(self,
@@ -61,7 +61,7 @@ class Ring:
     def _slot(self, i): return (self.start + i) % self.capacity
 
     def push(self,
-        block:torch.Tensor, # float64 [layers, B+9]: the summaries of one step
+        block:torch.Tensor, # float64 [layers, B+11]: the summaries of one step
         step:int, # Training step
         epoch:int=0, fit:int=0, # Epoch and fit, counted over the whole time line
         valid:bool=False, # Is it a validation batch?
@@ -122,7 +122,7 @@ class Ring:
         if extra: self.rows = torch.cat([self.rows, self.blank(self.capacity, extra, device)], 1)
         self.waiting = self.blank(WAITING, layers, device)
 
-    def read(self) -> tuple[torch.Tensor, np.ndarray]: # float64 [T, layers, B+9] on the host; columns of dtype `COLUMN`
+    def read(self) -> tuple[torch.Tensor, np.ndarray]: # float64 [T, layers, B+11] on the host; columns of `COLUMN`
         "What is held, oldest column first: one transfer"
         self.merge_waiting()
         order = [self._slot(i) for i in range(self.used)]

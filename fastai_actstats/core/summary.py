@@ -16,7 +16,7 @@ import torch
 from ..kernels import eager
 from ..kernels.bins import Bins
 from ..kernels.dispatch import fold
-from ..kernels.eager import COUNT, COUNTS, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, merge
+from ..kernels.eager import COUNT, COUNTS, M2, M3, M4, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, merge
 
 # %% auto #0
 __all__ = ['Summary']
@@ -25,7 +25,7 @@ __all__ = ['Summary']
 class Summary:
     "Count, moments, extremes, near-zero count and histogram of sets of values, a set for each leading index"
     def __init__(self,
-        rows:torch.Tensor, # float64 [..., B+9], laid out as in `kernels.eager`
+        rows:torch.Tensor, # float64 [..., B+11], laid out as in `kernels.eager`
         bins:Bins # Bin edges and near-zero threshold
     ):
         if rows.shape[-1] != eager.width(bins):
@@ -105,6 +105,17 @@ class Summary:
         return self._where(self.rows[..., M2]/(self.finite - 1), 2)
     @property
     def std(self): return self.var.sqrt()  # float64, unbiased as `torch.std` is
+    @property
+    def skew(self): return self._shape(M3, 1.5)  # float64, m3/m2^1.5 as of `scipy.stats.skew`
+    @property
+    def kurtosis(self): return self._shape(M4, 2) - 3  # float64, excess, m4/m2^2 - 3 as of `scipy.stats.kurtosis`
+
+    def _shape(self, moment, power):
+        "A central moment over this power of the variance; nan where values differ by rounding only, or not at all"
+        var = self.rows[..., M2]/self.finite
+        varied = var.sqrt() > 1e-14*self.rows[..., MEAN].abs()
+        return torch.where(varied, self.rows[..., moment]/self.finite/var**power, torch.nan)
+
     @property
     def min(self): return self._where(self.rows[..., MIN])
     @property

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ['TIDY', 'tidy', 'overview', 'described', 'as_html']
 
 # %% ../../nbs/core/07_tables.ipynb #tables-code
-TIDY = 'count', 'mean', 'std', 'min', 'max', 'near_zero', 'underflow', 'overflow', 'nonfinite'  # statistics of a record
+TIDY = ('count', 'mean', 'std', 'skew', 'kurtosis', 'min', 'max', 'near_zero', 'underflow', 'overflow',
+        'nonfinite')  # statistics of a record
 
 def tidy(rec:Record) -> pd.DataFrame:
     "One row per column and layer"

@@ -12,7 +12,7 @@ import math
 
 import torch
 
-from ..kernels.eager import COUNT, M2, MEAN, NONFINITE
+from ..kernels.bins import COUNT, M2, MEAN, NONFINITE
 
 # %% auto #0
 __all__ = ['MEMORY', 'WARM', 'WIDE', 'Verdict', 'layer_sizes', 'Arriving']

@@ -11,15 +11,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
-__all__ = ['MOST_BINS', 'Bins']
+__all__ = ['MOST_BINS', 'FLOAT32_MAX', 'COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'M3', 'M4', 'MIN', 'MAX',
+           'MOMENTS', 'Bins', 'width']
 
 # %% ../../nbs/kernels/01_bins.ipynb #bins-class
 MOST_BINS = 2**20  # and what a file may hold
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Bins:
@@ -30,7 +35,7 @@ class Bins:
     within a rounding error of an inner edge may fall on either side of it, on the same side in every kernel.
     Symmetric logarithmic bins are read off the exponent and leading mantissa bits of the float32 value, exactly:
     bin edges are `[a, b)` in magnitude, the outermost ones hold `lo` and `hi` too, and the middle bin holds what is
-    smaller than `tiny`."""
+    smaller than `tiny`. An octave each, they may reach from 2^-149 to 2^128, over all of float32."""
     n:int=80 # Number of bins, B
     lo:float=-10. # Lower edge of the first bin; smaller values are underflow
     hi:float=10. # Upper edge of the last bin; larger values are overflow
@@ -48,7 +53,8 @@ class Bins:
         if not self.lo < self.hi:
             raise ValueError(f"range=({self.lo}, {self.hi}) must go from a smaller to a larger number")
         if self.eps < 0: raise ValueError(f"eps={self.eps} must be 0 or more")
-        if not np.all(np.diff(self.edges.astype(np.float32)) > 0):
+        with np.errstate(over='ignore'): edges = self.edges.astype(np.float32)
+        if not np.all(np.diff(edges) > 0):
             raise ValueError(f"{self.n} bins in range=({self.lo}, {self.hi}) are narrower than float32 can tell apart")
 
     def _number(self, name):
@@ -57,16 +63,18 @@ class Bins:
             if isinstance(value, (str, bytes, bool)): raise TypeError
             value = float(value)
         except (TypeError, ValueError): raise TypeError(f"{name}={value!r} must be a number") from None
-        if not abs(value) <= 1e38: raise ValueError(f"{name}={value} must be finite (in float32)")
+        most = 2.**128 if self.per_octave == 1 else 1e38
+        if not abs(value) <= most: raise ValueError(f"{name}={value} must be finite (in float32)")
         return value
 
     @classmethod
     def linear(cls,
-        n:int=80, # Number of bins
+        n:int|Bins|str=80, # Number of bins
         range:tuple[float, float]=(-10., 10.), # Lower edge of the first and upper edge of the last bin
         eps:float=0.05 # `abs(x) <= eps` is near zero
     ) -> Bins:
-        "`n` bins of equal width; a `Bins` given as `n` is returned as it is"
+        "`n` bins of equal width; `n` itself if it is a `Bins`; `Bins.formats` if it is 'formats'"
+        if isinstance(n, str) and n == 'formats': n = cls.formats(eps)
         try: lo, hi = range
         except (TypeError, ValueError):
             raise TypeError(f"range={range!r} must be a pair of numbers (low, high)") from None
@@ -84,10 +92,18 @@ class Bins:
         try: low, high, per = math.log2(tiny), math.log2(hi), math.log2(per_octave)
         except (TypeError, ValueError): low = high = per = math.nan
         whole = low.is_integer() and high.is_integer() and per.is_integer()
-        if not whole or not (-126 <= low < high <= 126 and 0 <= per <= 8):
+        least, most = (-149, 128) if per == 0 else (-126, 126)
+        if not whole or not (least <= low < high <= most and 0 <= per <= 8):
             raise ValueError(f"tiny={tiny}, hi={hi} and per_octave={per_octave} must be powers of two, with "
-                             "2**-126 <= tiny < hi <= 2**126 and 1 <= per_octave <= 256")
+                             f"2**{least} <= tiny < hi <= 2**{most} and 1 <= per_octave <= 256")
         return cls(2*int(high - low)*per_octave + 1, -hi, hi, eps, per_octave)
+
+    @classmethod
+    def formats(cls,
+        eps:float=0.05 # `abs(x) <= eps` is near zero
+    ) -> Bins:
+        "An octave a bin over all magnitudes of float32, to tell what a number format would do; zeros in the middle one"
+        return cls.symlog(2.**-149, 2.**128, eps=eps)
 
     @property
     def edges(self) -> np.ndarray:
@@ -107,7 +123,9 @@ class Bins:
     @property
     def base(self) -> int:
         "The leading bits, as an integer, of the smallest magnitude outside the middle bin"
-        return int(np.float32(self.edges[self.side + 1]).view(np.int32)) >> self.shift
+        tiny = self.edges[self.side + 1]
+        if tiny < 2.**-126: return int(math.log2(tiny)) + 127  # as if float32's exponents went on downwards
+        return int(np.float32(tiny).view(np.int32)) >> self.shift
 
     @property
     def scale(self) -> float: return self.n/(self.hi - self.lo)  # bins per unit
@@ -115,7 +133,7 @@ class Bins:
     @cached_property
     def rule(self) -> tuple:
         "The edge rule in plain numbers, as compiled kernels take it"
-        bits = lambda x: int(np.float32(x).view(np.int32))
+        bits = lambda x: int(np.float32(min(x, FLOAT32_MAX)).view(np.int32))
         log = (True, bits(self.hi), self.shift, self.base, self.side) if self.per_octave else (False, 0, 0, 0, 0)
         return self.lo, self.hi, self.scale, bits(self.eps), self.n, *log
 
@@ -128,11 +146,23 @@ class Bins:
         return inside.mul_(x >= self.lo).masked_fill_(x > self.hi, self.n + 1)
 
     def _log_index(self, x):
+        import torch  # not with the module: what only describes a file does without
         size = x.view(torch.int32) & 0x7fffffff
+        over = size > self.rule[6]
+        if self.base <= 0:  # a subnormal number is a whole number of the smallest ones
+            size = torch.where(size < 2**23, size.float().view(torch.int32) - (149 << 23), size)
         k = (size >> self.shift) - (self.base - 1)
-        k = torch.where(x.abs() > self.hi, self.side + 1, k.clamp_(0, self.side)).long()
+        k = torch.where(over, self.side + 1, k.clamp_(0, self.side)).long()
         return torch.where(x < 0, -k, k) + self.side + 1
 
     def __str__(self):
         kind = 'octave' if self.per_octave else 'equal'
         return f"{self.n} {kind} bins from {self.lo:g} to {self.hi:g}, near zero up to {self.eps:g}"
+
+# %% ../../nbs/kernels/01_bins.ipynb #row-code
+COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
+COUNTS = slice(3, -6)
+MEAN, M2, M3, M4, MIN, MAX = -6, -5, -4, -3, -2, -1
+MOMENTS = slice(MEAN, MIN)
+
+def width(bins:Bins) -> int: return bins.n + 11  # of a row

@@ -9,9 +9,7 @@ compiles it, some five seconds, the first time on a machine; callbacks import it
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
-import time
 
 import numba as nb
 import numpy as np
@@ -26,7 +24,6 @@ from .bins import Bins
 __all__ = ['DEVICES', 'SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'DTYPES', 'i32', 'PART', 'PARTS', 'reduce_']
 
 # %% ../../nbs/kernels/03_cpu.ipynb #slices
-_began = time.perf_counter()
 DEVICES = ('cpu',)  # of the tensors it reads
 SLICE, WAYS = 4096, 8
 HIGHEST = 0x7f800000  # the bits of Inf
@@ -54,13 +51,20 @@ def _bits(bits, eps_bits):
 
 @nb.njit(fastmath=FAST)
 def _moments(v):
-    "Mean and sum of squared deviations of finite values"
-    about, first, second = np.float64(v[0]), 0., 0.
+    "Mean of finite values, and sums of the second, third and fourth powers of what they deviate from it"
+    about, first, second, third, fourth = np.float64(v[0]), 0., 0., 0., 0.
     for i in range(v.size):
         d = np.float64(v[i]) - about
+        square = d*d
         first += d
-        second += d*d
-    return about + first/v.size, max(second - first*first/v.size, 0.)
+        second += square
+        third += square*d
+        fourth += square*square
+    off = first/v.size
+    m2 = max(second - first*off, 0.)
+    m3 = third - off*(3*second - 2*first*off)
+    m4 = fourth - off*(4*third - off*(6*second - 3*first*off))
+    return about + off, m2, m3, max(m4, m2*m2/v.size)
 
 @nb.njit
 def _linear_slots(v, lo, hi, scale, n, slots):
@@ -70,16 +74,19 @@ def _linear_slots(v, lo, hi, scale, n, slots):
         k = (x - lo)*scale
         k = k if k > nb.float32(0) else nb.float32(0)
         k = k if k < most else most
-        s = i32(k) + i32(1)
-        s = s if x >= lo else i32(0)
+        s = i32(k) + i32(1) if x >= lo else i32(0)
         slots[i] = over if x > hi else s
 
 @nb.njit
 def _log_slots(bits, hi_bits, shift, base, side, slots):
+    deep, whole = base <= i32(0), slots.view(np.float32)
+    if deep:  # a subnormal number is a whole number of the smallest ones
+        for i in range(bits.size): whole[i] = nb.float32(i32(bits[i] & i32(0x7fffffff)))
     for i in range(bits.size):
         b = bits[i]
         size, sign = i32(b & i32(0x7fffffff)), i32(b >> i32(31))
-        k = i32(i32(i32(size >> shift) - base) + i32(1))
+        exponent = i32(i32(slots[i] >> i32(23)) - i32(149)) if deep and size < i32(0x800000) else i32(size >> shift)
+        k = i32(i32(exponent - base) + i32(1))
         k = min(max(k, i32(0)), side)
         k = k if size <= hi_bits else i32(side + i32(1))
         slots[i] = i32(i32(i32(k ^ sign) - sign) + i32(side + i32(1)))
@@ -87,7 +94,7 @@ def _log_slots(bits, hi_bits, shift, base, side, slots):
 @nb.njit
 def _tally(slots, counts):
     slots = slots.view(np.uint32)  # an unsigned index needs no check for being negative
-    whole = slots.size - slots.size % WAYS
+    whole = slots.size - slots.size % WAYS if counts.shape[0] == WAYS else 0
     for i in range(0, whole, WAYS):
         for w in range(WAYS): counts[w, slots[i + w]] += 1
     for i in range(whole, slots.size): counts[0, slots[i]] += 1
@@ -98,9 +105,7 @@ def _pack(v, out):
     "The finite values of `v`, one after the other"
     n = 0
     for i in range(v.size):
-        if np.isfinite(v[i]):
-            out[n] = v[i]
-            n += 1
+        if np.isfinite(v[i]): out[n], n = v[i], n + 1
     return n
 
 @nb.njit
@@ -117,13 +122,17 @@ def _widen(raw, bf16, out):
             bits[i] |= (h & i32(0x8000)) << i32(16)
 
 @nb.njit
-def _merge(row, n, mean, m2):
-    "Chan's rule for `n` finite values more"
+def _merge(row, n, mean, m2, m3, m4):
+    "The moments with `n` finite values more (Chan et al. 1979 for the second, Pébay 2008 for those above)"
     have = row[0] - row[1]
     if n == 0: return
-    delta, total = mean - row[-4], have + n
-    row[-4] += delta*(n/total)
-    row[-3] += m2 + delta*delta*(have*n/total)
+    delta, total = mean - row[-6], have + n
+    mine, theirs = have/total, n/total  # shares of the whole
+    old, new = -delta*theirs, delta*mine  # how far the means lie from the new one
+    row[-3] += m4 + 4*(old*row[-4] + new*m3) + 6*(old*old*row[-5] + new*new*m2) + have*old**4 + n*new**4
+    row[-4] += m3 + 3*(old*row[-5] + new*m2) + have*old**3 + n*new**3
+    row[-5] += m2 + delta*delta*(mine*n)
+    row[-6] -= old
 
 @nb.njit
 def _reduce(x, half, row, job):
@@ -133,9 +142,8 @@ def _reduce(x, half, row, job):
     ends = np.empty(2, np.int32)
     for a in range(0, x.size + half.size, SLICE):
         if half.size:
-            raw = half[a:a + SLICE]
-            v = wide[:raw.size]
-            _widen(raw, job.kind == BF16, v)
+            v = wide[:min(SLICE, half.size - a)]
+            _widen(half[a:a + SLICE], job.kind == BF16, v)
         else: v = x[a:a + SLICE]
         size = v.size
         near, low, high = _bits(v.view(np.int32), eps_bits)
@@ -143,16 +151,14 @@ def _reduce(x, half, row, job):
             v = packed[:_pack(v, packed)]
             near, low, high = _bits(v.view(np.int32), eps_bits)
         if v.size:
-            mean, m2 = _moments(v)
-            _merge(row, v.size, mean, m2)
+            mean, m2, m3, m4 = _moments(v)
+            _merge(row, v.size, mean, m2, m3, m4)
             ends[0], ends[1] = _key(low), _key(high)
             row[-2], row[-1] = min(row[-2], ends.view(np.float32)[0]), max(row[-1], ends.view(np.float32)[1])
             s = slots[:v.size]
             if job.log: _log_slots(v.view(np.int32), job.hi_bits, job.shift, job.base, job.side, s)
             else: _linear_slots(v, job.lo, job.hi, job.scale, n, s)
-            if counts.shape[0] == WAYS: _tally(s, counts)
-            else:
-                for k in s: counts[0, k] += 1
+            _tally(s, counts)
         row[0] += size
         row[1] += size - v.size
         row[2] += near
@@ -186,15 +192,15 @@ def _take(context, job, i):
 
 @nb.njit
 def _join(row, part):
-    _merge(row, part[0] - part[1], part[-4], part[-3])
-    for k in range(row.size - 4): row[k] += part[k]
+    _merge(row, part[0] - part[1], part[-6], part[-5], part[-4], part[-3])
+    for k in range(row.size - 6): row[k] += part[k]
     row[-2], row[-1] = min(row[-2], part[-2]), max(row[-1], part[-1])
 
 @nb.cfunc(t.void(t.CPointer(_job)), cache=True)
 def _kernel(shared):
     "What every thread runs: part after part, while there are any"
     job = nb.carray(shared, (1,))[0]
-    count, width = -(-job.size//job.step), job.n + 9
+    count, width = -(-job.size//job.step), job.n + 11
     rows = nb.carray(_at(job.parts), (count, width), np.float64)
     i = _take(shared, 0)
     while i < count:
@@ -210,10 +216,6 @@ def _kernel(shared):
         i = _take(shared, 0)
 
 # %% ../../nbs/kernels/03_cpu.ipynb #reduce
-if not _kernel.cache_hits:
-    took = time.perf_counter() - _began
-    logging.getLogger(__name__).warning("compiled in %.0f s, once: numba keeps the result", took)
-
 _alone = _kernel.ctypes
 _alone.argtypes = [ctypes.c_void_p]
 _team = getattr(ctypes.CDLL(torch._C.__file__), 'GOMP_parallel', None)  # found among what torch is linked to
@@ -227,7 +229,7 @@ os.register_at_fork(after_in_child=_forget_team)  # threads do not survive a for
 
 def reduce_(
     x:torch.Tensor, # Contiguous memory of any shape and one of `DTYPES`, on the CPU
-    row:torch.Tensor, # float64 [B+9]; changed in place
+    row:torch.Tensor, # float64 [B+11]; changed in place
     bins:Bins # Bin edges and near-zero threshold
 ):
     "Merge the summary of the values `x` into `row`"

@@ -16,11 +16,10 @@ from . import eager
 from .bins import Bins
 
 # %% auto #0
-__all__ = ['UP', 'HUGE', 'SMALL', 'PLAIN', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS',
-           'DTYPES', 'DEVICES', 'tile', 'reduce_']
+__all__ = ['PLAIN', 'COUNTS_IN_MEMORY', 'TILE', 'WARPS', 'WAYS', 'WAVES', 'MOST_SLOTS', 'OPTIONS', 'DTYPES', 'DEVICES', 'tile',
+           'reduce_']
 
 # %% ../../nbs/kernels/04_cuda.ipynb #tile
-UP, HUGE, SMALL = tl.constexpr(2.**80), tl.constexpr(2.**40), tl.constexpr(2.**-40)
 # Plain numbers: not compiled in, not even if they are 1 or divisible by 16
 PLAIN = 'size', 'programs', 'n', 'hi_bits', 'shift', 'base', 'side'
 
@@ -31,11 +30,21 @@ def _slots(v, rule, log:tl.constexpr):
     if log:
         bits = v.to(tl.int32, bitcast=True)
         size = bits & 0x7fffffff
+        over = size > hi_bits
+        if base <= 0:  # a subnormal number is a whole number of the smallest ones
+            whole = size.to(tl.float32).to(tl.int32, bitcast=True) - (149 << 23)
+            size = tl.where(size < (1 << 23), whole, size)
         k = tl.minimum(tl.maximum((size >> shift) - (base - 1), 0), side)
-        return tl.where(size <= hi_bits, k, side + 1)*((bits >> 31) | 1) + (side + 1)
+        return tl.where(over, side + 1, k)*((bits >> 31) | 1) + (side + 1)
     k = tl.minimum((v - lo)*scale, (n - 1).to(tl.float32))
     k = tl.where(v >= lo, k, -1.)
     return tl.where(v <= hi, k, n.to(tl.float32)).to(tl.int32) + 1
+
+@triton.jit
+def _unit(largest):
+    "A power of two that brings the largest magnitude to between 1 and 4, so that no fourth power overflows"
+    exponent = tl.minimum(largest.to(tl.int32, bitcast=True) & 0x7f800000, 253 << 23)
+    return ((254 << 23) - exponent).to(tl.float32, bitcast=True)
 
 @triton.jit
 def _own(x):
@@ -45,7 +54,7 @@ def _own(x):
 @triton.jit
 def _tile(v, found, centre, way, rule, log:tl.constexpr, careful:tl.constexpr, SLOTS:tl.constexpr, WAYS:tl.constexpr):
     "Add float32 values [ROWS, THREADS, WIDE] to what a program has found so far; `careful`: they need not be finite"
-    counts, near, low, high, total, square = found
+    counts, near, low, high, first, second, third, fourth = found
     slot, eps, n = _slots(v, rule, log), rule[3], rule[4]
     near += _own((tl.abs(v) <= eps).to(tl.int32))
     if careful:
@@ -55,12 +64,15 @@ def _tile(v, found, centre, way, rule, log:tl.constexpr, careful:tl.constexpr, S
     counts += tl.histogram(tl.reshape(slot, [v.numel]), SLOTS*WAYS)
     least, most = tl.min(tl.min(v, 2), 0), tl.max(tl.max(v, 2), 0)
     largest = tl.maximum(tl.maximum(tl.abs(least), tl.abs(most)), tl.abs(centre))
-    up = tl.where(largest > HUGE, 1/UP, tl.where(largest < SMALL, UP, 1.))
-    back = tl.where(largest > HUGE, UP, tl.where(largest < SMALL, 1/UP, 1.)).to(tl.float64)
+    up = _unit(largest)
+    back = 1/up.to(tl.float64)
     d = tl.fma(v, tl.broadcast_to(up[None, :, None], v.shape), tl.broadcast_to((-centre*up)[None, :, None], v.shape))
-    total += _own(d).to(tl.float64)*back
-    square += _own(d*d).to(tl.float64)*(back*back)
-    return counts, near, tl.minimum(low, least), tl.maximum(high, most), total, square
+    square = d*d
+    first += _own(d).to(tl.float64)*back
+    second += _own(square).to(tl.float64)*(back*back)
+    third += _own(square*d).to(tl.float64)*(back*back*back)
+    fourth += _own(square*square).to(tl.float64)*((back*back)*(back*back))
+    return counts, near, tl.minimum(low, least), tl.maximum(high, most), first, second, third, fourth
 
 # %% ../../nbs/kernels/04_cuda.ipynb #kernels
 @triton.jit
@@ -83,6 +95,7 @@ def _tiles(x, first, end, step, at, centre, way, rule, log:tl.constexpr, careful
     "What a program finds in its whole tiles"
     found = (tl.zeros([SLOTS*WAYS], tl.int32), tl.zeros([THREADS], tl.int32),
              tl.full([THREADS], float('inf'), tl.float32), tl.full([THREADS], float('-inf'), tl.float32),
+             tl.zeros([THREADS], tl.float64), tl.zeros([THREADS], tl.float64),
              tl.zeros([THREADS], tl.float64), tl.zeros([THREADS], tl.float64))
     for start in range(first, end, step):
         found = _tile(tl.load(x + start + at).to(tl.float32), found, centre, way, rule, log, careful, SLOTS, WAYS)
@@ -106,18 +119,30 @@ def _read(x, size, row, part, lo, hi, scale, eps, n, hi_bits, shift, base, side,
     if (size > end) & (tiles % programs == program):
         last = tl.load(x + end + at, mask=at < size - end, other=float('nan')).to(tl.float32)
         found = _tile(last, found, centre, way, rule, log, True, SLOTS, WAYS)
-    counts, near, low, high, total, square = found
+    counts, near, low, high, first, second, third, fourth = found
     slot, counts = tl.arange(0, SLOTS), tl.sum(tl.reshape(counts, [SLOTS, WAYS]), 1).to(tl.float64)
     counts = tl.where(slot < n + 2, counts, 0.)
-    seen, total = tl.sum(counts), tl.sum(total)
+    seen, first, second = tl.sum(counts), tl.sum(first), tl.sum(second)
+    third, fourth = tl.sum(third), tl.sum(fourth)
     tl.atomic_add(row + 3 + slot, counts, mask=counts > 0, sem='relaxed')
     tl.atomic_add(row + 2, tl.sum(near).to(tl.float64), sem='relaxed')
     here, each = part + program, tl.maximum(seen, 1.)
+    off = first/each
+    m2 = tl.maximum(second - first*off, 0.)
+    m4 = fourth - off*(4*third - off*(6*second - 3*first*off))
     tl.store(here, seen)
-    tl.store(here + programs, centre.to(tl.float64) + total/each)
-    tl.store(here + 2*programs, tl.maximum(tl.sum(square) - total*total/each, 0.))
-    tl.store(here + 3*programs, tl.where(seen > 0, tl.min(low), float('inf')).to(tl.float64))
-    tl.store(here + 4*programs, tl.where(seen > 0, tl.max(high), float('-inf')).to(tl.float64))
+    tl.store(here + programs, centre.to(tl.float64) + off)
+    tl.store(here + 2*programs, m2)
+    tl.store(here + 3*programs, third - off*(3*second - 2*first*off))
+    tl.store(here + 4*programs, tl.maximum(m4, m2*m2/each))
+    tl.store(here + 5*programs, tl.where(seen > 0, tl.min(low), float('inf')).to(tl.float64))
+    tl.store(here + 6*programs, tl.where(seen > 0, tl.max(high), float('-inf')).to(tl.float64))
+
+@triton.jit
+def _about(n, off, m2, m3, m4):
+    "Moments of `n` values about a point that lies `off` below their mean (Pébay 2008)"
+    square = off*off
+    return m2 + n*square, m3 + off*(3*m2 + n*square), m4 + 4*off*m3 + square*(6*m2 + n*square)
 
 @triton.jit(do_not_specialize=PLAIN)
 def _combine(row, part, size, programs, n, MOST:tl.constexpr):
@@ -127,19 +152,24 @@ def _combine(row, part, size, programs, n, MOST:tl.constexpr):
     some = tl.load(here, mask=there, other=0.)
     means = tl.load(here + programs, mask=there, other=0.)
     m2s = tl.load(here + 2*programs, mask=there, other=0.)
-    low = tl.min(tl.load(here + 3*programs, mask=there, other=float('inf')))
-    high = tl.max(tl.load(here + 4*programs, mask=there, other=float('-inf')))
+    m3s = tl.load(here + 3*programs, mask=there, other=0.)
+    m4s = tl.load(here + 4*programs, mask=there, other=0.)
+    low = tl.min(tl.load(here + 5*programs, mask=there, other=float('inf')))
+    high = tl.max(tl.load(here + 6*programs, mask=there, other=float('-inf')))
     count, bad, before, new = tl.load(row), tl.load(row + 1), tl.load(row + n + 5), tl.sum(some)
     had = count - bad
     total = tl.maximum(had + new, 1.)
     mean = before*(had/total) + tl.sum(means*(some/total))
-    m2 = tl.load(row + n + 6) + had*(before - mean)*(before - mean) + tl.sum(m2s + some*(means - mean)*(means - mean))
+    m2, m3, m4 = _about(had, before - mean, tl.load(row + n + 6), tl.load(row + n + 7), tl.load(row + n + 8))
+    m2s, m3s, m4s = _about(some, means - mean, m2s, m3s, m4s)
     tl.store(row, count + size)
     tl.store(row + 1, bad + (size - new))
     tl.store(row + n + 5, mean)
-    tl.store(row + n + 6, m2)
-    tl.store(row + n + 7, tl.minimum(low, tl.load(row + n + 7)))
-    tl.store(row + n + 8, tl.maximum(high, tl.load(row + n + 8)))
+    tl.store(row + n + 6, m2 + tl.sum(m2s))
+    tl.store(row + n + 7, m3 + tl.sum(m3s))
+    tl.store(row + n + 8, m4 + tl.sum(m4s))
+    tl.store(row + n + 9, tl.minimum(low, tl.load(row + n + 9)))
+    tl.store(row + n + 10, tl.maximum(high, tl.load(row + n + 10)))
 
 # %% ../../nbs/kernels/04_cuda.ipynb #reduce
 COUNTS_IN_MEMORY = tuple(int(v) for v in triton.__version__.split('.')[:2]) >= (3, 8)
@@ -162,7 +192,7 @@ def tile(
 
 def reduce_(
     x:torch.Tensor, # Contiguous memory of any shape and one of `DTYPES`, on a CUDA device
-    row:torch.Tensor, # float64 [B+9] on the same device; changed in place
+    row:torch.Tensor, # float64 [B+11] on the same device; changed in place
     bins:Bins # Bin edges and near-zero threshold
 ):
     "Merge the summary of the values `x` into `row`"
@@ -172,7 +202,7 @@ def reduce_(
     lo, hi, scale, _, n, log, *bits = bins.rule
     most, slots, shape = _programs(x.device), triton.next_power_of_2(n + 3), tile(x.dtype)
     programs = min(triton.cdiv(size, TILE), most)
-    part = torch.empty(programs*5, dtype=torch.float64, device=x.device)
+    part = torch.empty(programs*7, dtype=torch.float64, device=x.device)
     with torch.cuda.device_of(x):  # triton launches on the current device, which need not be that of `x`
         _read[(programs,)](x, size, row, part, lo, hi, scale, bins.eps, n, *bits, log=log, SLOTS=slots,
                            WAYS=min(WAYS, 2*MOST_SLOTS//slots), **shape, **OPTIONS)

@@ -12,12 +12,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import warnings
+from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
 import torch
 
 from . import eager
+from .announce import announced
 from .bins import Bins
 from .eager import M2, MAX, MEAN, MIN, block, empty, memory_order, merge
 
@@ -106,7 +108,9 @@ def load_kernel(
     "The kernel's module; `ImportError` says what it needs, `RuntimeError` why it cannot be loaded"
     check_kernel(name)
     if _missing(name): raise ImportError("kernel={!r} needs {} ({})".format(name, *NEEDS[name]))
-    try: return importlib.import_module(f'fastai_actstats.kernels.{name}')
+    try:
+        with announced() if name == 'cpu' else nullcontext():
+            return importlib.import_module(f'fastai_actstats.kernels.{name}')
     except Exception as e: raise RuntimeError(f"kernel={name!r} does not work here: {_cause(e)}") from e
 
 def _cause(e): return f"{type(e).__name__}: {e}" if str(e) else type(e).__name__
@@ -190,7 +194,7 @@ def kernel_for(
 # %% ../../nbs/kernels/05_dispatch.ipynb #fold-code
 def fold(
     x:torch.Tensor, # Values to add: any shape, strides and floating-point dtype; of a `DTensor` its local part
-    row:torch.Tensor, # float64 [B+9], changed in place; may be on another device than `x`
+    row:torch.Tensor, # float64 [B+11], changed in place; may be on another device than `x`
     bins:Bins, # Bin edges and near-zero threshold
     kernel:str='auto' # One of `KERNELS`
 ):
@@ -206,7 +210,7 @@ def _fold_values(values, times, kernel, row, bins):
     part = empty(bins=bins, device=values.device)
     _reduce(values, part, bins, kernel)
     part[:MEAN] *= times
-    part[M2] *= times
+    part[M2:MIN] *= times
     row.copy_(merge(torch.stack([row, part.to(row.device, non_blocking=True)])))
 
 def _reduce(values, row, bins, name):
@@ -223,7 +227,7 @@ SMALL = 2**14  # values up to which a tensor costs more by its calls than by its
 def fold_all(
     tensors:list[torch.Tensor], # As for `fold`
     indices:list[int], # The row of each
-    rows:torch.Tensor, # float64 [R, B+9], changed in place
+    rows:torch.Tensor, # float64 [R, B+11], changed in place
     bins:Bins, # Bin edges and near-zero threshold
     kernel:str='auto' # One of `KERNELS`
 ):

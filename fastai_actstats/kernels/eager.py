@@ -10,24 +10,31 @@ from __future__ import annotations
 
 import torch
 
-from .bins import Bins
+from fastai_actstats.kernels.bins import (  # noqa: F401, some of the row for who imports them from here
+    COUNT,
+    COUNTS,
+    M2,
+    M3,
+    M4,
+    MAX,
+    MEAN,
+    MIN,
+    MOMENTS,
+    NEAR_ZERO,
+    NONFINITE,
+    Bins,
+    width,
+)
 
 # %% auto #0
-__all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'MIN', 'MAX', 'width', 'empty', 'merge', 'block_size',
-           'memory_order', 'block', 'reduce_']
+__all__ = ['empty', 'merge', 'block_size', 'memory_order', 'block', 'reduce_']
 
 # %% ../../nbs/kernels/02_eager.ipynb #layout-code
-COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
-COUNTS = slice(3, -4)
-MEAN, M2, MIN, MAX = -4, -3, -2, -1
-
-def width(bins:Bins) -> int: return bins.n + 9  # of a row
-
 def empty(
     *shape:int, # Leading dimensions
     bins:Bins, # Decides the width of a row
     device:torch.device|str='cpu' # Where the rows live
-) -> torch.Tensor: # float64 [*shape, B+9]
+) -> torch.Tensor: # float64 [*shape, B+11]
     "Rows that summarise no values: what merging leaves as it is"
     res = torch.zeros(*shape, width(bins), dtype=torch.float64, device=device)
     res[..., MIN], res[..., MAX] = float('inf'), float('-inf')
@@ -35,15 +42,21 @@ def empty(
 
 # %% ../../nbs/kernels/02_eager.ipynb #merge
 def merge(
-    rows:torch.Tensor, # float64 [..., B+9]
+    rows:torch.Tensor, # float64 [..., B+11]
     dim:int=0 # The leading dimension along which to merge
 ) -> torch.Tensor: # `rows` without that dimension
     "The summary of all the values that the rows along `dim` summarise"
     n = rows[..., COUNT] - rows[..., NONFINITE]
-    mean = (rows[..., MEAN]*(n/n.sum(dim, keepdim=True).clamp(min=1))).sum(dim, keepdim=True)
-    m2 = (rows[..., M2] + n*(rows[..., MEAN] - mean).square()).sum(dim)
-    tail = torch.stack([mean.squeeze(dim), m2, rows[..., MIN].amin(dim), rows[..., MAX].amax(dim)], -1)
-    return torch.cat([rows[..., :MEAN].sum(dim), tail], -1)
+    means, m2, m3, m4 = rows[..., MOMENTS].unbind(-1)
+    mean = (means*(n/n.sum(dim, keepdim=True).clamp(min=1))).sum(dim, keepdim=True)
+    off = means - mean
+    square = off*off
+    fourth = (m4 + 4*off*m3 + square*(6*m2 + n*square)).sum(dim)
+    third = (m3 + off*(3*m2 + n*square)).sum(dim)
+    second = (m2 + n*square).sum(dim)
+    extremes = rows[..., MIN].amin(dim), rows[..., MAX].amax(dim)
+    return torch.cat([rows[..., :MEAN].sum(dim),
+                      torch.stack([mean.squeeze(dim), second, third, fourth, *extremes], -1)], -1)
 
 # %% ../../nbs/kernels/02_eager.ipynb #reduce
 def block_size(device:torch.device) -> int: return 2**16 if device.type == 'cpu' else 2**24
@@ -70,7 +83,7 @@ def _tally(slots, n):
 def block(
     x:torch.Tensor, # [..., n], at most 2^24 values a set
     bins:Bins # Bin edges and near-zero threshold
-) -> torch.Tensor: # float64 [..., B+9]
+) -> torch.Tensor: # float64 [..., B+11]
     "The rows of sets of values, one set for each index of the leading dimensions"
     x = x if x.dtype == torch.float64 else x.float()
     clean = torch.nan_to_num(x, 0., 0., 0.)
@@ -80,15 +93,17 @@ def block(
     near_zero = (clean.abs() <= bins.eps).sum(-1) - nonfinite  # a cleaned value is zero, and near
     wide = clean.double()
     mean = wide.sum(-1)/(total - nonfinite).clamp(min=1)
-    m2 = (wide - mean[..., None]).masked_fill_(bad, 0.).square_().sum(-1)
+    off = (wide - mean[..., None]).masked_fill_(bad, 0.)
+    square = off*off
+    m2, m3, m4 = square.sum(-1), off.mul_(square).sum(-1), square.square().sum(-1)
     inf = float('inf')
     low, high = torch.nan_to_num(x, inf, inf, inf).amin(-1), torch.nan_to_num(x, -inf, -inf, -inf).amax(-1)
     head = torch.stack([torch.full_like(mean, total), nonfinite, near_zero.double()], -1)
-    return torch.cat([head, counts[..., :-1], torch.stack([mean, m2, low.double(), high.double()], -1)], -1)
+    return torch.cat([head, counts[..., :-1], torch.stack([mean, m2, m3, m4, low.double(), high.double()], -1)], -1)
 
 def reduce_(
     x:torch.Tensor, # Contiguous memory of any shape and floating-point dtype
-    row:torch.Tensor, # float64 [B+9] on the same device; changed in place
+    row:torch.Tensor, # float64 [B+11] on the same device; changed in place
     bins:Bins # Bin edges and near-zero threshold
 ):
     "Merge the summary of the values `x` into `row`"

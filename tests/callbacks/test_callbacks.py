@@ -25,10 +25,12 @@ from fastai_actstats.all import (
     DeadUnits,
     GradStats,
     LiveStats,
+    MlflowStats,
     Record,
     SaveRecord,
     StopOnTrouble,
     TensorBoardStats,
+    TrackioStats,
     UnitRecord,
     WandbStats,
     WeightStats,
@@ -455,7 +457,7 @@ WRONG = {
                    range=[(3, -3), (0, float('nan')), 5, ('a', 1), (1,), None], eps=[-1, 'x', float('nan'), True],
                    every=[0, 2.5, '1', True, None], capacity=[1, 2.5, 'x', True], when_full=['drop', 3, None, []],
                    phase=['test', 3, None, []], pick=['x', 3], calls=[0, 1.5, 'x', True], kernel=['fpga', 3, None, []],
-                   ranks=['all', 3, None, []], name=[3, '', 'a b']),
+                   ranks=['all', 3, None, []], run=['x', 3, None], name=[3, '', 'a b']),
     WeightStats: dict(layers=[], bins=[0, 2.5, 2**20 + 1], range=[(3, -3), 5], eps=['x'], every=[0, '1'],
                       capacity=[1, 'x'], when_full=['drop'], kernel=['fpga', []],
                       name=[3, '']),
@@ -472,11 +474,11 @@ WRONG = {
     SaveRecord: dict(fname=['', 5, None, '/', b'a'], notes=[object(), {1: 2}, {'a': (1,)}, torch.ones(2),
                                                             float('nan')]),
     TensorBoardStats: dict(log_dir=['', 5], points=[0, 2.5, 'x', None, True]),
-    WandbStats: dict(points=[0, 2.5, 'x', None, True]),
+    **{kind: dict(points=[0, 2.5, 'x', None, True]) for kind in (WandbStats, MlflowStats, TrackioStats)},
     Bins: dict(n=[0, 2.5, 2**20 + 1, 'x'], lo=[11., 'x', float('nan')], hi=[-11., 'x', float('inf')], eps=[-1, 'x'],
                per_octave=[-1, 'x', 1.5]),
 }
-WRONG[GradStats] = {k: v for k, v in WRONG[ActStats].items() if k != 'phase'}
+WRONG[GradStats] = {k: v for k, v in WRONG[ActStats].items() if k not in ('phase', 'run')}
 
 @pytest.mark.parametrize('kind,name,value', [(kind, name, value) for kind, given in WRONG.items()
                                              for name, values in given.items() for value in values],

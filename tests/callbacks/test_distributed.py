@@ -254,6 +254,14 @@ class TestTwo:
     def test_invisible(self, two):
         for r in of(two, 'equal'): assert r['same'] and not r['warned']
 
+    def test_the_run_itself(self, two, record_row):
+        results = of(two, 'equal')
+        run, local = agree(results).run, [r['local'].run for r in results]
+        assert results[1]['record'].run == run and run.layers == ['loss', 'lr', 'input', 'output', 'target']
+        np.testing.assert_allclose(run['loss'].mean, sum(o['loss'].mean for o in local)/2, rtol=1e-12)
+        assert (run.count == sum(o.count for o in local)).all()
+        record_row('training', 'rec.run of two processes: the loss is their mean', 'yes', 'yes', 'yes')
+
     def test_each(self, two):
         results = of(two, 'each')
         rec = agree(results)

@@ -1,13 +1,15 @@
 """What the loggers wrote, read back with TensorBoard's own reader and from the file of an offline W&B run."""
 import json
 import struct
+import time
 import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, TensorBoardStats, WandbStats, WeightStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, StatsLogger, TensorBoardStats, WandbStats, WeightStats
+from fastai_actstats.callbacks.sinks import TensorBoardSink
 
 
 def read_events(folder):
@@ -15,9 +17,9 @@ def read_events(folder):
     return EventAccumulator(str(folder), size_guidance={'scalars': 0, 'histograms': 0}).Reload()
 
 def read_wandb(path):
-    "History rows of a run's file: a log of blocks of 32 KiB, each record in one piece or several"
+    "History rows of a run's file, None before its end is there: a log of blocks of 32 KiB, records in pieces or whole"
     from wandb.proto.wandb_internal_pb2 import Record
-    data, at, part, rows = path.read_bytes(), 7, b'', []
+    data, at, part, rows, ended = path.read_bytes(), 7, b'', [], False
     while at + 7 <= len(data):
         left = 32768 - at % 32768
         if left < 7: at += left; continue
@@ -27,6 +29,7 @@ def read_wandb(path):
         at += 7 + size
         if kind in (1, 4):
             rec, part = Record.FromString(part), b''
+            ended |= rec.HasField('exit')
             if not rec.HasField('history'): continue
             rows.append({})
             for i in rec.history.item:
@@ -34,7 +37,7 @@ def read_wandb(path):
                 at_key = rows[-1]
                 for key in outer: at_key = at_key.setdefault(key, {})
                 at_key[last] = json.loads(i.value_json)
-    return rows
+    return rows if ended else None
 
 @pytest.fixture
 def wandb_run(tmp_path, monkeypatch):
@@ -44,7 +47,11 @@ def wandb_run(tmp_path, monkeypatch):
     run = wandb.init(project='test', dir=tmp_path, mode='offline')  # said again: wandb reads the environment only once
     def close():
         run.finish()
-        return read_wandb(next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p)))
+        path = next(p for p in tmp_path.rglob('*.wandb') if not p.is_symlink() and 'latest' not in str(p))
+        for _ in range(600):  # a process of its own writes it
+            if (rows := read_wandb(path)) is not None: return rows
+            time.sleep(.1)
+        raise TimeoutError("the run's file has no end")
     yield close
     run.finish()
 
@@ -188,20 +195,22 @@ def test_a_directory_that_cannot_be_written_to_is_said_before_training(learner, 
     assert (tmp_path/'file').read_text() == 'x'
 
 def test_what_goes_wrong_is_said_once_a_fit(learner, tmp_path):
-    class Fails(TensorBoardStats):
-        done, works = 0, True
-        def scalars(self, values, step):
+    class Fails(TensorBoardSink):
+        done, asked, works = 0, 0, True
+        def scalars(self, step, values):
+            self.asked += 1
             if not self.works: raise ConnectionError('gone')
             self.done += 1
-    learn = learner([ActStats(), Fails(tmp_path)])
+    sink = Fails(tmp_path)
+    learn = learner([ActStats(), StatsLogger(sink)])
     learn.fit(1, 1e-3)
-    cb = learn.fails
-    cb.works = False
+    sink.works = False
     with pytest.warns(UserWarning, match='Fails could not log: gone') as found: learn.fit(2, 1e-3)
-    assert len(found) == 1 and len(learn.act_stats.record) == 42 and cb.done == 14
-    cb.works = True
+    assert len(found) == 1 and len(learn.act_stats.record) == 42 and sink.done == 14
+    assert sink.asked == 15  # left out of the rest of the fit
+    sink.works = True
     learn.fit(1, 1e-3)
-    assert cb.done == 28 and cb.writer is None
+    assert sink.done == 42 and sink.writer is None  # with those of the epoch in which it was left out
 
 def test_a_writer_that_a_broken_fit_left_open_is_closed(learner, tmp_path):
     from fastai.basics import Callback
@@ -209,10 +218,10 @@ def test_a_writer_that_a_broken_fit_left_open_is_closed(learner, tmp_path):
         def before_batch(self): raise KeyboardInterrupt
     learn = learner([ActStats(), TensorBoardStats(tmp_path)])
     with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop())
-    left, closed = learn.tensor_board_stats.writer, []
+    left, closed = learn.tensor_board_stats.sink.writer, []
     left.close = lambda close=left.close: closed.append(close())
     learn.fit(1, 1e-3)
-    assert closed == [None] and learn.tensor_board_stats.writer is None
+    assert closed == [None] and learn.tensor_board_stats.sink.writer is None
 
 def test_wandb_that_fails_does_not_end_the_fit(learner, wandb_run, monkeypatch, record_row):
     import wandb

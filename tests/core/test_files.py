@@ -3,6 +3,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 import zipfile
 from functools import partial
@@ -19,9 +21,10 @@ from torch import nn
 
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
 from fastai_actstats.core import files
-from fastai_actstats.core.columns import COLUMN
+from fastai_actstats.core.columns import COLUMN, as_columns
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.eager import COUNT, COUNTS, MAX, MEAN, MIN, empty
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
 WORDS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -115,15 +118,17 @@ def forge(data, change):
     return out.getvalue()
 
 @pytest.mark.parametrize('change, why', [
-    (lambda m, a: m.update(version=2), 'format 2, written by fastai_actstats 0.0.1, and this version reads format 1'),
-    (lambda m, a: m.update(version=2, made={}), 'format 2, written by fastai_actstats another version'),
+    (lambda m, a: m.update(version=3), 'format 3, written by fastai_actstats 0.0.1, and this version reads formats'),
+    (lambda m, a: m.update(version=3, made={}), 'format 3, written by fastai_actstats another version'),
+    (lambda m, a: m.update(version=True), 'format True'),
+    (lambda m, a: m.update(version=1), "array 'moments'"),
     (lambda m, a: m.update(format='weights'), 'not a record'),
     (lambda m, a: a.update(extra=np.zeros(2)), 'other arrays than a record does'),
     (lambda m, a: a['count'].__setitem__((0, 0), 41), 'counts do not add up'),
     (lambda m, a: a['near_zero'].__setitem__((0, 0), 41), 'counts do not add up'),
     (lambda m, a: a['counts'].__setitem__((0, 0, 0), -1), 'negative counts'),
     (lambda m, a: a['count'].__setitem__((0, 0), 2**60), 'larger than can be'),
-    (lambda m, a: a['moments'].__setitem__((0, 0, 2), np.nan), 'extremes make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 4), np.nan), 'extremes make no sense'),
     (lambda m, a: a['columns']['last'].__setitem__(3, -1), 'end before they begin'),
     (lambda m, a: a['columns']['steps'].__setitem__(3, -1), 'columns make no sense'),
     (lambda m, a: m['layers'].append('one more'), "array 'count' is headed"),
@@ -153,6 +158,9 @@ def forge(data, change):
     (lambda m, a: a['moments'].__setitem__((0, 0, 0), 99.), 'means and deviations make no sense'),
     (lambda m, a: a['moments'].__setitem__((0, 0, 1), -1.), 'means and deviations make no sense'),
     (lambda m, a: a['moments'].__setitem__((0, 0, 1), 1e9), 'means and deviations make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 2), 1e9), 'third and fourth moments make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 3), -1.), 'third and fourth moments make no sense'),
+    (lambda m, a: a['moments'].__setitem__((0, 0, 2), np.nan), 'third and fourth moments make no sense'),
     (lambda m, a: [a[k].__setitem__((0, 0), 0) for k in ('count', 'counts', 'near_zero')], 'statistics of no values'),
     (lambda m, a: a.update(count=np.asfortranarray(a['count'])), "array 'count'"),
 ])
@@ -182,14 +190,14 @@ def senseless(rng, meta, arrays):
         elif rng.random() < .4: c[name] = rng.permutation(c[name])
         else: c[name][rng.integers(len(c)):] = rng.choice(NUMBERS)
     elif kind == 2:
-        i, value = rng.integers(4), rng.choice([0, np.nan, np.inf, -np.inf, 1e90, -1e90, 1e-320, -5.])
+        i, value = rng.integers(6), rng.choice([0, np.nan, np.inf, -np.inf, 1e90, -1e90, 1e-320, -5.])
         arrays['moments'][rng.integers(12), rng.integers(3), slice(i, i + rng.integers(1, 4))] = value
     elif kind == 3:  # a layer that did not run, or gave one value many times
         i = rng.integers(12), rng.integers(3)
         n = int(rng.choice([0, 0, 40, 2**52]))
         for name in ('near_zero', 'nonfinite', 'counts'): arrays[name][i] = 0
         arrays['count'][i] = arrays['counts'][i][rng.integers(14)] = n
-        if not n: arrays['moments'][i] = 0, 0, np.inf, -np.inf
+        if not n: arrays['moments'][i] = 0, 0, 0, 0, np.inf, -np.inf
     else:
         meta['columns'] = int(rng.integers(0, 3))
         for name in arrays: arrays[name] = arrays[name][:meta['columns']]
@@ -359,3 +367,43 @@ def test_an_exported_learner_keeps_no_second_record(tmp_path):
     cb = learn.save_record
     cb.learn = None
     assert pickle.loads(pickle.dumps(cb))._last == {}
+
+def test_a_part_is_read_as_the_whole_and_the_rest_left(tmp_path, rec):
+    file = rec.save(tmp_path/'run.npz', notes=dict(lr=.1))
+    whole = Record.load(file)
+    some = [n for n in whole.layers if n.endswith('.0')]
+    assert 1 < len(some) < len(whole.layers)
+    assert Record.load(file, layers='*.0') == whole[some] == Record.load(file, layers=some[::-1])
+    assert Record.load(file, steps=(3, 17)) == whole.between(3, 17)
+    part = Record.load(file, layers=['0.0', '*.0'], steps=(14, 14))
+    assert part == whole[some].between(14, 14) and len(part) and (part.hist == whole[some].between(14, 14).hist).all()
+    for wrong, why in ((dict(layers='conv*'), "it has no layer 'conv\\*' among its 9: 0.0, 0.1"),
+                       (dict(layers=['0.0', 'x']), "no layer 'x'"),
+                       (dict(steps=(500, 600)), 'no step from 500 to 600')):
+        with pytest.raises(ValueError, match=f'run.npz.*was not loaded: .*{why}'): Record.load(file, **wrong)
+    data = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as z: at = z.getinfo('near_zero.npy').header_offset
+    data[at + 120] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match='was not loaded'): Record.load(file, layers='0.0', steps=(0, 0))
+
+PEAK = """import resource, sys
+from fastai_actstats.core.record import Record
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rec = Record.load(sys.argv[1], layers=['7', '11'])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)//1024, len(rec), *rec.layers, int(rec.count.sum()))
+"""
+
+@pytest.mark.slow
+def test_a_part_of_a_large_file_takes_little_memory(tmp_path):
+    "Of 300 MiB, two layers of forty: some 15 MiB, and what is read at a time"
+    T, L, bins = 1000, 40, Bins(1000)
+    rows = empty(T, L, bins=bins)
+    rows[..., COUNT], rows[..., COUNTS.start + 7] = 5, 5
+    for part in (MEAN, MIN, MAX): rows[..., part] = -9.9
+    rec = Record(rows, as_columns([(t, t, 0, 0, 0, 0, False, 1) for t in range(T)]), list(map(str, range(L))), bins)
+    file = rec.save(tmp_path/'large.npz')
+    with zipfile.ZipFile(file) as z: assert sum(m.file_size for m in z.infolist()) > 300*2**20
+    done = subprocess.run([sys.executable, '-c', PEAK, file], capture_output=True, text=True, check=True)
+    took, *said = done.stdout.split()
+    assert said == ['1000', '7', '11', '10000'] and int(took) < 75, done.stdout

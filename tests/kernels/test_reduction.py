@@ -4,6 +4,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from scipy.stats import kurtosis, skew
 
 from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels.bins import Bins
@@ -40,9 +41,12 @@ def reference(x, bins):
     v = (x if double else x.float()).double().numpy().ravel()
     ok = v[np.isfinite(v)]
     some, several = ok.size > 0, ok.size > 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', RuntimeWarning)  # of constants, whose moments scipy does not trust
+        shape = dict(skew=skew(ok), kurtosis=kurtosis(ok)) if some else dict(skew=np.nan, kurtosis=np.nan)
     return dict(count=v.size, nonfinite=v.size - ok.size, mean=ok.mean() if some else np.nan,
                 std=ok.std(ddof=1) if several else np.nan, min=ok.min() if some else np.nan,
-                max=ok.max() if some else np.nan, counts=histogram(ok, bins, double), values=ok,
+                max=ok.max() if some else np.nan, counts=histogram(ok, bins, double), values=ok, **shape,
                 near_zero=(np.abs(ok) <= (bins.eps if double else np.float32(bins.eps))).mean() if some else np.nan)
 
 def special(x, every, *values):
@@ -79,6 +83,9 @@ def cases():
     for dtype in (torch.float16, torch.bfloat16, torch.float64):
         yield f'{dtype}', r(20_001).to(dtype)
         yield f'{dtype} relu', special(r(20_001).relu().to(dtype), 500, float('nan'))
+    yield 'skewed, far from zero', r(30_000).exp()*1e-2 + 1e3
+    yield 'skewed, in bfloat16', (r(30_000).div(3).exp()*30 + 1e3).bfloat16()
+    yield 'as large as can be', r(10_001).exp()*1e34
 CASES = dict(cases())
 
 @pytest.mark.parametrize('kernel', KERNELS)
@@ -96,6 +103,8 @@ def test_equals_numpy(name, bins, kernel):
     scale = CASES[name].double().nan_to_num(0, 0, 0).abs().max().item() if want['count'] else 1
     np.testing.assert_allclose(float(got.mean), want['mean'], rtol=1e-6, atol=1e-9*scale)
     np.testing.assert_allclose(float(got.std), want['std'], rtol=1e-6, atol=1e-12*scale)
+    np.testing.assert_allclose(float(got.skew), want['skew'], rtol=1e-4, atol=1e-9)
+    np.testing.assert_allclose(float(got.kurtosis), want['kurtosis'], rtol=1e-4, atol=1e-9)
     for stat in ('min', 'max', 'near_zero'): np.testing.assert_allclose(float(getattr(got, stat)), want[stat], rtol=0)
 
 @pytest.mark.parametrize('bins', [BINS, LOG], ids=['linear', 'log'])
