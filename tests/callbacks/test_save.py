@@ -259,7 +259,7 @@ def test_every_so_many_seconds(tmp_path, monkeypatch):
             self.spy._finish()
             clock.now += self.training
     every = [4, 8, 12, 12]  # epochs, and the end
-    for seconds, due in (3, [3, 4, 7, 8, 11, 12, 12]), (100, every), (None, every), (.5, None):
+    for seconds, due in (3, [3, 4, 4, 7, 8, 8, 11, 12, 12, 12]), (100, every), (None, every), (.5, None):
         clock.now, written[:] = 0., []
         tiny(tmp_path/str(seconds), ActStats(), Spy(seconds=seconds), Tick()).fit(3)
         if due: assert written == due
