@@ -15,6 +15,7 @@ Modules:
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
+- `fastai_actstats.callbacks.catch`: `CatchBatch` keeps the last batches, and writes them to a file when input, output, loss or a layer goes non-finite or jumps
 - `fastai_actstats.callbacks.channels`: Statistics of every channel while a network trains
 - `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
 - `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model
@@ -39,6 +40,7 @@ Modules:
 - `fastai_actstats.callbacks.exchange`: What several processes hold, brought together through a store and with collectives of their own
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
+- `fastai_actstats.callbacks.interrupts`: A signal that ends the process lets a callback write first, then does what it would have done
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
 - `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
@@ -46,12 +48,13 @@ Modules:
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.run`: Loss, learning rates, input, output and target of each batch, beside the activations
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
-- `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded: with each epoch, every so many seconds, and when the fit is ended from outside
 - `fastai_actstats.callbacks.sinks`: Where statistics go to: TensorBoard, Weights & Biases, MLflow, trackio, or what you write yourself
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.cli`: The shell command `actstats`: records in files are described, judged, drawn, compared and handed on
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
+- `fastai_actstats.core.batches`: Batches in a file: nested tensors, who they were and the state of the random number generators, without pickle
 - `fastai_actstats.core.channel_accumulator`: The time line of channels: a row for every channel, as soon as it is known how many a layer has
 - `fastai_actstats.core.channel_ranks`: Records of channels that are merged over processes
 - `fastai_actstats.core.channel_record`: What was recorded of channels: a record whose second axis is channels, and when each of them died
@@ -65,6 +68,7 @@ Modules:
 - `fastai_actstats.core.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.core.record`: What was recorded: arrays over columns and layers, on the host
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
+- `fastai_actstats.core.resume`: A time line goes on where a saved record ends: steps, epochs and fits count on, and columns go on merging
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.run`: What the run itself did, beside the layers: its loss, learning rates, input, output and target
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
@@ -73,6 +77,7 @@ Modules:
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.core.tables`: A record as a table, as text and as HTML
+- `fastai_actstats.core.verdict`: Which of a step's numbers are non-finite, and which jump; judged on their device, without waiting for it
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
 - `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units
 - `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards

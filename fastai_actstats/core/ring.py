@@ -131,6 +131,19 @@ class Ring:
         rows = self.rows[:self.used] if self.start == 0 else torch.cat([self.rows[self.start:], self.rows[:self.start]])
         return rows.to('cpu', copy=True), self.columns[order]
 
+    def restore(self,
+        rows:torch.Tensor, columns:np.ndarray # As `read` gave them, at most `capacity` of them
+    ):
+        "Hold what was read of another ring, and go on where that one was"
+        T, layers = rows.shape[:2]
+        self.rows = self.blank(self.capacity, layers, self.rows.device)
+        self.waiting = self.blank(WAITING, layers, self.rows.device)
+        self.rows[:T] = rows
+        self.columns[:T] = columns
+        self.start, self.used, self.waits = 0, T, 0
+        self.stride = int(columns['steps'].max(initial=1))
+        self.version += 1
+
     def __getstate__(self):
         rows, columns = self.read()  # only what is held goes into a pickle
         return dict(self.__dict__, rows=rows, columns=columns, waiting=None, start=0)
