@@ -20,7 +20,8 @@ from ..core.arguments import check_choice, check_number, check_whole
 from ..core.channel_accumulator import ChannelAccumulator
 from ..core.channel_ranks import unpack
 from ..core.channel_record import ChannelRecord
-from ..core.channels import ALIVE, activation_kind, channel_axis, input_norms, makers
+from ..core.channels import ALIVE, activation_kind, channel_axis, ignored_inputs, makers
+from ..core.deaths import NEVER
 from ..core.layers import NothingToWatch, choose, named_layers, type_name
 from ..kernels.channels import channel_kernel, fold_channels
 
@@ -140,17 +141,17 @@ class ChannelStats(HookStats):
 
     def after_train(self):
         if not self._whole: return
-        self.accumulator.end_epoch()
         self.note_ignored()
+        self.accumulator.end_epoch()
 
     def note_ignored(self):
-        "Which input channels the convolutions ignore by now: one transfer from the device"
-        info, step = self.accumulator.info, max(self.accumulator.step - 1, 0)
-        for (name, module), norms in zip(*input_norms(named_layers(self.learn.model))):
-            known = info.setdefault(name, {'type': type_name(module)}) if norms else info.get(name, {})
-            before = dict(zip(known.get('ignored', ()), known.get('ignored_since', ())))
-            if not norms and not before: continue
-            known['ignored'], known['ignored_since'] = tuple(norms), tuple(before.get(c, step) for c in norms)
+        "Which input channels the convolutions ignore by now, and since when; nothing is read from the device"
+        every, step = named_layers(self.learn.model), max(self.accumulator.step - 1, 0)
+        known = self.accumulator.ignoring
+        for n, ignored in ignored_inputs(every).items():
+            before = known[n][1].to(ignored.device) if n in known else torch.full_like(ignored, NEVER, dtype=torch.int64)
+            since = torch.where(before == NEVER, step, before).masked_fill(~ignored, NEVER)
+            known[n] = type_name(every[n]), since
 
     # of several processes
     def to_ranks(self): return self.accumulator.record.packed()

@@ -81,6 +81,7 @@ class ChannelAccumulator(Accumulator):
         self.owner = {}  # name, that of a call maybe → of the layer
         self.places = {}  # name → slice of the rows
         self.scratch = {}  # name → rows of this batch; a view of `rows`, float64 [C, WIDTH], once it has a place
+        self.ignoring = {}  # convolution → its type; int64 [input channels]: step since which it ignores each, or -1
         self.cut = set()  # epochs that were cut short
         self._pushed_epoch, self._whole = -1, True  # the one that was recorded last; is it over, and whole?
         if isinstance(self.window, int):
@@ -177,7 +178,10 @@ class ChannelAccumulator(Accumulator):
 
     def known(self):
         "With what tells when a channel is dead"
-        known = {n: o for n, o in super().known().items() if n in self.places or 'left_out' in o or 'ignored' in o}
+        known = {n: o for n, o in super().known().items() if n in self.places or 'left_out' in o}
+        for n, (kind, since) in self.ignoring.items():
+            found = {c: step for c, step in enumerate(since.tolist()) if step != NEVER}
+            if found: known.setdefault(n, dict(type=kind)).update(ignored=tuple(found), ignored_since=tuple(found.values()))
         for n in self.places:
             known.setdefault(n, {}).update(window=self.silent, every=self.every)
             if self.silent == 'epoch':

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import nn
 
 from .layers import children, named_layers, torch_types, whole_layers
@@ -18,7 +17,7 @@ from ..kernels.bins import Bins
 
 # %% auto #0
 __all__ = ['ALIVE', 'RANGES', 'RELUS', 'CHANNELS_FIRST', 'SIZES', 'IGNORED', 'activation_kind', 'channel_bins', 'channel_names',
-           'channel_axis', 'makers', 'input_norms']
+           'channel_axis', 'makers', 'ignored_inputs']
 
 # %% ../../nbs/core/13_channels.ipynb #alive
 ALIVE = {'relu': (2.**-149, math.inf),  # alive above 0: from the smallest float32 that is
@@ -91,22 +90,15 @@ def makers(
 # %% ../../nbs/core/13_channels.ipynb #inputs
 IGNORED = 2.**-8  # of the usual norm: less than bfloat16 tells apart
 
-def input_norms(
+def ignored_inputs(
     modules:dict # Name → module
-) -> tuple[list, list]: # Convolutions (name, module); of each the ignored: input channel → its norm over the usual
+) -> dict: # Convolution's name → bool [input channels], on its device
     "Input channels whose weights are so small beside those of the layer's other inputs that it ignores them"
-    found = [(n, m) for n, m in modules.items() if '_ConvNd' in torch_types(m) and m.groups == 1
-             and not isinstance(m.weight, nn.parameter.UninitializedParameter)]
-    squares = []
-    for _, m in found:
+    res = {}
+    for n, m in modules.items():
+        if '_ConvNd' not in torch_types(m) or m.groups > 1: continue
         w, axis = m.weight.detach(), 0 if '_ConvTransposeNd' in torch_types(m) else 1
-        squares.append(w.float().square().sum([d for d in range(w.dim()) if d != axis]))
-    if not found: return [], []
-    sizes = [len(s) for s in squares]
-    norms = torch.cat([s.to(squares[0].device) for s in squares]).sqrt().cpu().split(sizes)
-    res = []
-    for norm in norms:
-        usual = norm.median().item()
-        few = (norm < IGNORED*usual).nonzero().flatten().tolist() if usual > 0 else []
-        res.append({c: norm[c].item()/usual for c in few})
-    return found, res
+        if isinstance(w, nn.parameter.UninitializedParameter): continue
+        norm = w.float().square().sum([d for d in range(w.dim()) if d != axis]).sqrt()
+        res[n] = norm < IGNORED*norm.median()
+    return res
