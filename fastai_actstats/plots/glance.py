@@ -14,6 +14,7 @@ import textwrap
 import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
+from matplotlib.ticker import NullFormatter
 
 from ..analysis import report  # noqa: F401, gives records their report
 from ..core.arguments import check_whole
@@ -45,6 +46,7 @@ def draw_loss(
     ax.plot((edges[1:] + edges[:-1])/2, loss, color='.25', lw=1)
     seen = loss[np.isfinite(loss)]
     if seen.size and 0 < seen.min() < seen.max()/10: ax.set_yscale('log')
+    ax.yaxis.set_minor_formatter(NullFormatter())
     mark_epochs(ax, run, edges, 'gray')
     ax.set(ylabel='loss', xlim=(edges[0], edges[-1]))
     ax.spines[['top', 'right']].set_visible(False)

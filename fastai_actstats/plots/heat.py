@@ -75,7 +75,7 @@ def height(
     n:int # Rows
 ) -> float: # Inches
     "Of a picture of so many rows that each can be named"
-    return max(2.6, 1.2 + (.28 if n <= 36 else .17 if n <= 135 else .085)*n)
+    return max(2.6, 1.2 + (.28 if n <= 36 else .17 if n <= 135 else .105)*n)
 
 
 # %% ../../nbs/plots/13_heat.ipynb #heat-code
