@@ -5,7 +5,7 @@ Modules:
 - `fastai_actstats.all`: Everything public: `from fastai_actstats.all import *`
 - `fastai_actstats.analysis.activations`: The rules that read activations
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
-- `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, and the rule that reads it
+- `fastai_actstats.analysis.channels`: The rules that read channels: dead ones, ones that run away, copies, one that holds all the energy, ignored inputs
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
 - `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
@@ -15,7 +15,7 @@ Modules:
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
-- `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
+- `fastai_actstats.callbacks.channels`: Statistics of every channel while a network trains
 - `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
 - `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model
 - `fastai_actstats.callbacks.checks.learning`: Can one batch be learned?
@@ -40,17 +40,21 @@ Modules:
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
-- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard and Weights & Biases
+- `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
 - `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.run`: Loss, learning rates, input, output and target of each batch, beside the activations
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
 - `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
-- `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
+- `fastai_actstats.callbacks.sinks`: Where statistics go to: TensorBoard, Weights & Biases, MLflow, trackio, or what you write yourself
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
+- `fastai_actstats.cli`: The shell command `actstats`: records in files are described, judged, drawn, compared and handed on
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
+- `fastai_actstats.core.channel_accumulator`: The time line of channels: a row for every channel, as soon as it is known how many a layer has
+- `fastai_actstats.core.channel_ranks`: Records of channels that are merged over processes
+- `fastai_actstats.core.channel_record`: What was recorded of channels: a record whose second axis is channels, and when each of them died
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
 - `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
@@ -79,19 +83,23 @@ Modules:
 - `fastai_actstats.features.sampling`: Samples of activations from a trained model
 - `fastai_actstats.kernels.announce`: A pause of some seconds is said, with a bar as fastai has them
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
+- `fastai_actstats.kernels.channels`: Each channel's values become a row: the layout of such rows, the reduction in plain torch, and which kernel does it
+- `fastai_actstats.kernels.channels_cpu`: The reduction of every channel of an output in one pass over memory, compiled by numba for the CPU
+- `fastai_actstats.kernels.channels_cuda`: The reduction of every channel of an output in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens if that fails
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
-- `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.distributions`: More pictures of a record: heat map of layers against steps, ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
 - `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
 - `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
 - `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
-- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step"""
+- `fastai_actstats.plots.steps`: Pictures of a record: the colourful dimension, and statistics against step
+- `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
 from importlib import import_module
 from sys import modules as modules_loaded
@@ -110,7 +118,9 @@ __version__ = "0.0.1"
 _PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
 _GIVEN = {  # class → module that gives it methods → these
     'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
-                           'plots.distributions': ['heatmap', 'ridge', 'first_last'], 'plots.page': ['to_html']},
+                           'plots.distributions': ['heatmap', 'ridge', 'first_last'],
+                           'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html'],
+                           'analysis.formats': ['fits', 'formats']},
     'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
                                     'plots.page': ['to_html']},
     'analysis.report.Report': {'plots.page': ['to_html']}}

@@ -33,6 +33,7 @@ from fastai_actstats.all import (
 from fastai_actstats.analysis.rules import RULES, Rule
 from fastai_actstats.callbacks import distributed, live
 from fastai_actstats.callbacks.loggers import StatsLogger
+from fastai_actstats.callbacks.sinks import Sink
 from fastai_actstats.core.summary import Summary
 from fastai_actstats.demo import _mnist_5000, reference_cnn
 
@@ -165,10 +166,10 @@ def two_fits(rank, size):
     return dict(record=stats.record, local=stats.accumulator.record, seen=seen,
                 saved=[f.name for f in saved.parent.iterdir()])
 
-class PassedOn(StatsLogger):
-    def open(self): self.got = {}
-    def scalars(self, values, step): self.got.update({(tag, step): v for tag, v in values.items()})
-    def histogram(self, *args): pass
+class PassedOn(Sink):
+    got = None
+    def open(self, learn): self.got = {}
+    def scalars(self, step, values): self.got.update({(name, step): v for name, v in values.items()})
 
 def shown(rank, size):
     "A live picture after every batch, a logger, files: whoever asks, the ranks meet once an epoch"
@@ -178,13 +179,13 @@ def shown(rank, size):
     folder = Path(sys.argv[1])/'shown'
     show = LiveStats(folder/f'{rank}.png', every=1e-6, notebook=False)
     show.budget = 1e9  # nothing keeps it from drawing
-    stats, log = ActStats(), PassedOn()
+    stats, log = ActStats(), StatsLogger(PassedOn())
     try:
         warned = said(lambda: learner(ddp(model()), loaders(batches(rank, size, 4)),
                                       [stats, log, show, SaveRecord(folder/'run.npz')]).fit(3, LR))
     finally: live.live_figure, distributed.meet = figure, meet
     dist.barrier()
-    return dict(record=stats.record, drawn=drawn, got=getattr(log, 'got', None), meetings=len(met),
+    return dict(record=stats.record, drawn=drawn, got=log.sink.got, meetings=len(met),
                 files=sorted(f.name for f in folder.iterdir()), warned=warned)
 
 def uneven(rank, size):
@@ -363,7 +364,7 @@ def lone_readers(rank, size):
     "Only the first rank writes, draws and logs; a second fit follows"
     folder = Path(sys.argv[1])/'lone_readers'
     stats, grads, units = ActStats(), GradStats(), DeadUnits()
-    readers = [PassedOn(), LiveStats(folder/'live.png', notebook=False),
+    readers = [StatsLogger(PassedOn()), LiveStats(folder/'live.png', notebook=False),
                SaveRecord(folder/'run.npz')] if rank == 0 else []
     fit = Fit([stats, grads, units, *readers], epochs=3)
     first = dict(warned=fit.warned, seconds=fit.seconds, ranks=[o.record.ranks for o in (stats, grads)],

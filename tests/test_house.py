@@ -10,7 +10,8 @@ from helpers import ROOT
 PACKAGE = 'fastai_actstats'
 BELOW = {'kernels': (), 'core': ('kernels',), 'analysis': ('core', 'kernels'), 'plots': ('core', 'analysis', 'kernels'),
          'callbacks': ('kernels', 'core', 'analysis', 'plots'), 'features': ('kernels', 'core', 'analysis', 'plots')}
-TOP = 'all', 'demo', 'cli', '__main__', '__init__', '_modidx'  # modules beside the folders: they may import everything
+# modules beside the folders: they may import everything
+TOP = 'all', 'demo', 'cli', 'shell', '__main__', '__init__', '_modidx'
 LIBRARIES = {'fastai': ('callbacks', 'features', 'demo', 'cli'),
              'matplotlib': ('plots', 'features', 'demo', 'cli'), 'seaborn': ('plots', 'features', 'demo', 'cli'),
              # how ranks meet, and who asks for it when, are two things

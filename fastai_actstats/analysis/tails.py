@@ -34,8 +34,8 @@ def grown(
 @rule('activations')
 def outliers(rec,
     growth:float=8., # Of kurtosis, over its median in the first quarter of the run (tuned)
-    kurtosis:float=100., # Least excess kurtosis; ReLU networks in good health reach some tens (tuned)
-    reach:float=50., # Least largest value over the std, which has to grow by the square root of `growth` (tuned)
+    kurtosis:float=50., # Least excess kurtosis; healthy runs reached 30 (tuned)
+    reach:float=20., # Least largest value over the std; healthy runs reached 9. It has to grow by growth**.5 (tuned)
     columns:int=10 # Of the record, over which a median is taken; four times as many have to be there (tuned)
 ):
     "Few values that grow away from all others, over the run"
@@ -46,13 +46,12 @@ def outliers(rec,
     found = {i: o for i, o in onsets(rec, heavy, 2*columns).items() if not o.until}
     if not found: return
     i = earliest(found)
-    t = column_at(rec, found[i].step)
+    start, end = (np.nanmedian(part[:, i]) for part in (shape[:len(rec)//4], shape[-columns:]))
 
     yield Finding(rec.layers[i], 'outliers', found[i].step,
-                  f"excess kurtosis {np.nanmedian(shape[:len(rec)//4, i]):.3g} in the first quarter and {shape[t, i]:.3g} "
-                  f"here, {shape[-1, i]:.3g} at the end; largest value {far[-1, i]:.3g} times the std; "
-                  f"{len(found)} of {len(rec.layers)} layers",
-                  "look at these units; weight decay, lower learning rate, norm layers; bfloat16 rather than fp16 or fp8",
+                  f"excess kurtosis {start:.3g} in the first quarter of the run and {end:.3g} at its end, where the "
+                  f"largest value is {far[-1, i]:.3g} times the std; {len(found)} of {len(rec.layers)} layers",
+                  "look at these units; weight decay, lower learning rate, norm layers; bfloat16, not float16 or fp8",
                   'note')
 
 # %% ../../nbs/analysis/10_tails.ipynb #format-code
@@ -90,12 +89,11 @@ def used(rec, name, layers, bits, share, steps):
         found = onsets(part, largest > fmt.largest/2.**bits, 1)
         if found:
             i = nearest(found, backward)
-            t = column_at(part, found[i].step)
+            here, later = largest[column_at(part, found[i].step), i], np.nanmax(largest[:, i])
             yield Finding(part.layers[i], 'format', found[i].step,
-                          f"computes in {name}, which ends at {fmt.largest:.4g}: largest value {largest[t, i]:.3g}, "
-                          f"{np.nanmax(largest[:, i]):.3g} later; {len(found)} of {len(rec.layers)} layers"
-                          f"{scale_history(rec)}",
-                          "bfloat16 has the range of float32; smaller initial weights, norm layers, lower learning rate")
+                          f"computes in {name}, up to {fmt.largest:g}: {here:.3g} here, {later:.3g} at most; "
+                          f"{len(found)} of {len(rec.layers)} layers{scale_history(rec)}",
+                          "bfloat16; smaller initial weights, norm layers, lower learning rate")
 
     if not part.bins.per_octave: return
     small = lost(part, name, scaled[:, None])

@@ -21,7 +21,7 @@ from .compat import evaluating, only_in_fits
 from .hooks import Watch
 from ..core.arguments import why
 from ..core.record import Record
-from ..plots import channels, distributions, steps  # noqa: F401, give records their pictures
+from ..plots import channels, distributions, formats, steps  # noqa: F401, give records their pictures
 
 # %% auto #0
 __all__ = ['Visitor', 'Gone', 'Observer', 'Recording']

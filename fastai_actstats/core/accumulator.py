@@ -230,8 +230,7 @@ class Accumulator:
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
         here = [i for i, n in enumerate(self.names) if not of_run(n) and (n not in silent or rows[:, i, :, 0].any())]
-        names, made, columns = [self.names[i] for i in here], dict(self.made, run=self.run), columns[order]
-        if self.scales: made['loss_scale'] = list(self.scales)
+        names, made, columns = [self.names[i] for i in here], self.made | self._marks(), columns[order]
         known, run = self.known(), self._read_run(rows, columns)
         return [Record(rows[:, here, i], columns, names, self.bins, what, known, self.ranks, made=made, run=run)
                 for i, what in enumerate(self.kept)]
@@ -244,6 +243,8 @@ class Accumulator:
         known = {n: dict(self.info[marked[i]]) for i, n in zip(here, names) if marked[i] in self.info}
         return Record(rows[:, theirs, 0][:, here], columns, names, self.bins, WHAT, known, self.ranks,
                       made=dict(run=self.run))
+
+    def _marks(self): return dict(run=self.run) | (dict(loss_scale=list(self.scales)) if self.scales else {})
 
     def known(self) -> dict: # Layer → what is known of it
         "A copy, which does not know of layers that come later"

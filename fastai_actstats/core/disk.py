@@ -24,7 +24,7 @@ try:
 except ImportError: fcntl = None  # Windows
 
 # %% auto #0
-__all__ = ['sweep', 'atomic', 'write_arrays', 'need', 'open_arrays', 'read_array']
+__all__ = ['sweep', 'atomic', 'write_arrays', 'need', 'open_arrays', 'read_array', 'read_part']
 
 # %% ../../nbs/core/09_disk.ipynb #atomic
 def _lock(fd, wait=True):
@@ -100,6 +100,25 @@ def open_arrays(f, limit:int) -> zipfile.ZipFile:
     need(all(m.file_size <= 1100*m.compress_size + 1000 for m in members), "it claims to hold more than it can")
     return archive
 
+def _begin(f, archive, name, dtype, shape):
+    "Type, shape and order of the array in an open member, and how many bytes of it follow its header"
+    start = f.read(10)
+    need(start[:8] == b'\x93NUMPY\x01\0', f"its array {name!r} is none")
+    header = f.read(int.from_bytes(start[8:], 'little'))
+    held = archive.getinfo(f'{name}.npy').file_size - len(start) - len(header)
+    found, fortran = header.decode('latin1').rstrip(), False
+    if dtype is None:
+        head = _HEAD.fullmatch(found)
+        if head is None: raise ValueError(f"its array {name!r} is headed {found[:90]!r}")
+        dtype, fortran = np.dtype(head[1]), head[2] == 'True'
+        shape = tuple(map(int, re.findall('[0-9]+', head[3])))
+    else:  # compared, not parsed: what a parser makes of a hostile header need not be thought of
+        shape = (held,) if shape is None else shape
+        want = f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+        need(found == want, f"its array {name!r} is headed {found[:90]!r} where shape {shape} is due")
+    need(math.prod(shape)*dtype.itemsize == held, f"its array {name!r} has another length than it says")
+    return dtype, shape, fortran, held
+
 def read_array(
     archive:zipfile.ZipFile, # From `open_arrays`
     name:str, # Of the array
@@ -108,21 +127,7 @@ def read_array(
 ) -> np.ndarray:
     "One array, in no more memory than it takes; `ValueError` if it is another one than is due"
     with archive.open(f'{name}.npy') as f:
-        start = f.read(10)
-        need(start[:8] == b'\x93NUMPY\x01\0', f"its array {name!r} is none")
-        header = f.read(int.from_bytes(start[8:], 'little'))
-        held = archive.getinfo(f'{name}.npy').file_size - len(start) - len(header)
-        found, fortran = header.decode('latin1').rstrip(), False
-        if dtype is None:
-            head = _HEAD.fullmatch(found)
-            if head is None: raise ValueError(f"its array {name!r} is headed {found[:90]!r}")
-            dtype, fortran = np.dtype(head[1]), head[2] == 'True'
-            shape = tuple(map(int, re.findall('[0-9]+', head[3])))
-        else:  # compared, not parsed: what a parser makes of a hostile header need not be thought of
-            shape = (held,) if shape is None else shape
-            want = f"{{'descr': {np.lib.format.dtype_to_descr(dtype)!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
-            need(found == want, f"its array {name!r} is headed {found[:90]!r} where shape {shape} is due")
-        need(math.prod(shape)*dtype.itemsize == held, f"its array {name!r} has another length than it says")
+        dtype, shape, fortran, held = _begin(f, archive, name, dtype, shape)
         data = np.empty(math.prod(shape), dtype)
         at, all_bytes = 0, data.view('u1')
         while at < held and (read := f.read(min(held - at, 2**20))):
@@ -130,3 +135,26 @@ def read_array(
             at += len(read)
         need(at == held and not f.read(1), f"its array {name!r} is cut off")
     return data.reshape(shape, order='F' if fortran else 'C')
+
+def read_part(
+    archive:zipfile.ZipFile, # From `open_arrays`
+    name:str, dtype:np.dtype, shape:tuple, # Of the array, two dimensions or more: what it must be
+    first:np.ndarray, second:np.ndarray, # bool, along the first dimension and the second: what of it to keep
+    see=lambda piece: None # Called with all bytes of the array, piece by piece
+) -> np.ndarray: # [first.sum(), second.sum(), ...]
+    "A part of one array, in no more memory than that takes; the rest is read and forgotten"
+    part = np.empty((first.sum(), second.sum(), *shape[2:]), dtype)
+    size = math.prod(shape[1:])*dtype.itemsize
+    step, filled = max(2**20//max(size, 1), 1), 0
+    with archive.open(f'{name}.npy') as f:
+        _begin(f, archive, name, dtype, shape)
+        for at in range(0, shape[0], step):
+            kept = first[at:at + step]
+            piece = f.read(len(kept)*size)
+            need(len(piece) == len(kept)*size, f"its array {name!r} is cut off")
+            see(piece)
+            some = np.frombuffer(piece, dtype).reshape(len(kept), *shape[1:])[kept][:, second]
+            part[filled:filled + len(some)] = some
+            filled += len(some)
+        need(not f.read(1), f"its array {name!r} is cut off")
+    return part

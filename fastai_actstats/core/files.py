@@ -16,18 +16,21 @@ import platform
 import sys
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from .arguments import check_notes
-from .columns import BEGINS, COLUMN, ENDS
-from .disk import atomic, need, open_arrays, read_array, write_arrays
+from .columns import BEGINS, COLUMN, ENDS, columns_between
+from .disk import atomic, need, open_arrays, read_array, read_part, write_arrays
 from .run import MARK, of_run
-from ..kernels.bins import MOST_BINS, Bins
-from ..kernels.eager import COUNT, COUNTS, MEAN, NEAR_ZERO, NONFINITE, width
+from ..kernels.bins import COUNT, COUNTS, MEAN, MOST_BINS, NEAR_ZERO, NONFINITE, Bins, width
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'READS', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
@@ -40,6 +43,7 @@ MOST = 2**53  # of anything that is counted: float64 holds it
 
 def made() -> dict:
     "When, and with which versions"
+    import torch  # here and below, not with the module: what only describes a file does without
     found = dict(python=platform.python_version(), torch=str(torch.__version__), numpy=np.__version__)
     used = [name for name in ('torchvision', 'timm', 'transformers') if name in sys.modules]
     for name in ('fastai_actstats', 'fastai', *used):
@@ -58,8 +62,12 @@ def _tuples(x):
     if isinstance(x, dict): return {k: _tuples(v) for k, v in x.items()}
     return tuple(map(_tuples, x)) if isinstance(x, list) else x
 
+def _sha(meta):
+    "The checksum as far as the description goes; the arrays follow, sorted by name"
+    return hashlib.sha256(json.dumps({k: v for k, v in meta.items() if k != 'sha256'}, sort_keys=True).encode())
+
 def _digest(meta, arrays):
-    sha = hashlib.sha256(json.dumps({k: v for k, v in meta.items() if k != 'sha256'}, sort_keys=True).encode())
+    sha = _sha(meta)
     for name in sorted(arrays): sha.update(arrays[name])
     return sha.hexdigest()
 
@@ -67,7 +75,8 @@ def write(
     file:str|os.PathLike, # Where to; a file of that name is replaced
     rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of `run.pack`
     ranks:tuple=(), notes=None, # As of a `Record`; notes are anything that JSON holds
-    made:dict|None=None # See `made`
+    made:dict|None=None, # See `made`
+    alive:np.ndarray|None=None # Of a `ChannelRecord`: int64 [T, L, 2], `alive_steps`
 ) -> Path: # Where it is
     "Write a record so that at any moment either the old file or the new one is there, whole"
     check_notes(notes)
@@ -75,6 +84,7 @@ def write(
     arrays = {name: np.ascontiguousarray(r[..., part], '<i8') for name, part in _INTEGERS.items()}
     arrays['columns'] = np.ascontiguousarray(columns, COLUMN)
     arrays['moments'] = np.ascontiguousarray(r[..., MEAN:], '<f8')
+    if alive is not None: arrays['alive'] = np.ascontiguousarray(alive, '<i8')
     edges = {name: _plain(getattr(bins, name)) for name in _BINS}
     own, run = [n for n in layers if not of_run(n)], [n for n in layers if of_run(n)]  # the latter come last
     meta = dict(format=FORMAT, version=VERSION, what=what, layers=own, run=run, columns=len(columns), info=_plain(info),
@@ -92,7 +102,8 @@ def _text(x): return isinstance(x, str) and x.encode() is not None  # lone surro
 def _whole(x): return type(x) is int and 0 <= x <= MOST
 def _shape(x): return isinstance(x, list) and all(map(_whole, x))
 
-_INFO = dict(type=_text, then=_text, kind=_text, dtype=_text, shape=_shape, order=_whole, axis=_whole)  # what is known of a layer
+_INFO = dict(type=_text, then=_text, kind=_text, dtype=_text,  # what is known of a layer
+             shape=_shape, order=_whole, axis=_whole)
 
 def _meta(archive):
     names = {f'{n}.npy' for n in ('meta', 'columns', 'moments', *_INTEGERS)}
@@ -103,7 +114,8 @@ def _meta(archive):
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, "
                          f"and this version reads formats {min(READS)} to {VERSION}")
-    need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
+    listed = sorted(archive.namelist())
+    need(listed in (sorted(names), sorted(names | {'alive.npy'})), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
     run = meta['run'] if meta['version'] > 1 else []
     need(isinstance(run, list) and all(_text(n) and of_run(n) and n != MARK for n in run), "its run's names are none")
@@ -172,6 +184,14 @@ def _as_now(moments, count):
     missing = np.where(count[..., None] > 0, np.nan, 0.)
     return np.concatenate([moments[..., :2], missing, missing, moments[..., 2:]], -1)
 
+def _alive(archive, columns, L):
+    "The steps at which channels were alive, if they lie in their columns"
+    steps = read_array(archive, 'alive', np.dtype('<i8'), (len(columns), L, 2))
+    first, last, c = steps[..., 0], steps[..., 1], columns[:, None]
+    within = (c['first'] <= first) & (first <= last) & (last <= c['last'])
+    need((within | (steps == -1).all(-1)).all(), "its channels live outside of its columns")
+    return steps
+
 @contextmanager
 def _opened(file, limit):
     "The file as a zip of arrays; whatever is wrong with it is said as a `ValueError` of one sentence"
@@ -189,24 +209,51 @@ def peek(file:str|os.PathLike) -> tuple[dict, np.ndarray]: # Its description, an
         meta = _meta(archive)
         return meta, _columns(archive, meta['columns'])
 
+def _asked(meta, columns, layers, steps):
+    "Which columns, and which layers and rows of the run, are to be read: bool [T] and bool [L]"
+    first, run = np.ones(len(columns), bool), meta.get('run', [])
+    if steps is not None:
+        try: first = columns_between(columns, *steps)
+        except IndexError as e: raise ValueError(f"it holds other steps: {e}") from None
+    if layers is None: return first, np.ones(len(meta['layers']) + len(run), bool)
+    names, patterns = meta['layers'], [layers] if isinstance(layers, str) else list(layers)
+    fits = [[n == pattern or fnmatchcase(n, pattern) for n in names] for pattern in patterns]
+    for pattern, fit in zip(patterns, fits):
+        have = ', '.join(names[:9]) + ', ...'*(len(names) > 9)
+        need(any(fit), f"it has no layer {pattern!r} among its {len(names)}: {have}")
+    return first, np.append(np.any(fits, 0), np.ones(len(run), bool))
+
 def read(
     file:str|os.PathLike, # Written by `write`
-    limit:int=LIMIT # Bytes that it may unpack to
-) -> dict: # The arguments of a `Record`, which `run.unpack` takes
-    "Read a record; `ValueError` says in one sentence why a file is refused, `OSError` comes where it can't be read"
+    limit:int=LIMIT, # Bytes that it may unpack to
+    layers=None, # Names and glob patterns of the layers to read; None: all
+    steps:tuple[int, int]|None=None # First and last step to read; None: all
+) -> dict: # The arguments of a `Record`, which `run.unpack` takes, and `alive`, of a `ChannelRecord`, or None
+    "Read a record or a part of it; `ValueError` says in a sentence why a file is refused, `OSError` why it isn't read"
     with _opened(file, limit) as archive:
         meta = _meta(archive)
-        layers = meta['layers'] + meta.get('run', [])
-        T, L, bins = meta['columns'], len(layers), _bins(meta['bins'])
-        shapes = {name: (T, L, bins.n + 2) if name == 'counts' else (T, L) for name in _INTEGERS}
-        arrays = {name: read_array(archive, name, np.dtype('<i8'), shape) for name, shape in shapes.items()}
-        arrays['columns'] = _columns(archive, T)
-        arrays['moments'] = read_array(archive, 'moments', np.dtype('<f8'), (T, L, READS[meta['version']]))
+        names, T, bins = meta['layers'] + meta.get('run', []), meta['columns'], _bins(meta['bins'])
+        columns = _columns(archive, T)
+        first, second = _asked(meta, columns, layers, steps)
+        size = T, len(names)
+        due = {name: ('<i8', size) for name in _INTEGERS}
+        due |= dict(counts=('<i8', (*size, bins.n + 2)), moments=('<f8', (*size, READS[meta['version']])))
+        sha, alive, arrays = _sha(meta), None, {}
+        if 'alive.npy' in archive.namelist():
+            alive = _alive(archive, columns, len(names))
+            sha.update(alive)
+            alive = alive[first][:, second]
+        sha.update(columns)
+        for name, (dtype, shape) in sorted(due.items()):
+            arrays[name] = read_part(archive, name, np.dtype(dtype), shape, first, second, sha.update)
         moments = _as_now(arrays['moments'], arrays['count'] - arrays['nonfinite'])
         _check(arrays | dict(moments=moments))
-        need(meta.get('sha256') == _digest(meta, arrays), "its checksum is wrong: it was changed after it was written")
-    rows = torch.empty(T, L, width(bins), dtype=torch.float64)
-    for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays[name])
+        need(meta.get('sha256') == sha.hexdigest(), "its checksum is wrong: it was changed after it was written")
+    import torch
+    rows = torch.empty(*arrays['count'].shape, width(bins), dtype=torch.float64)
+    for name, part in _INTEGERS.items(): rows[..., part] = torch.from_numpy(arrays.pop(name))
     rows[..., MEAN:] = torch.from_numpy(moments)
-    return dict(rows=rows, columns=arrays['columns'], layers=layers, bins=bins, what=meta['what'],
-                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])
+    names = [n for n, asked in zip(names, second) if asked]
+    return dict(rows=rows, columns=columns[first], layers=names, bins=bins, what=meta['what'],
+                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'],
+                alive=alive)

@@ -23,7 +23,7 @@ from . import files, tables
 from .columns import columns_between, columns_of, join
 from .layers import first_names
 from .markup import Html
-from .run import follow, pack, unpack
+from .run import follow, pack
 from .summary import Summary
 from ..kernels.bins import Bins
 
@@ -50,9 +50,8 @@ class Record:
     `hist.sum(-1) + underflow + overflow + nonfinite == count` holds everywhere, in integers.
     A record is not changed after it is made: `replace` makes another.
 
-    Methods that other modules give it: `plots.steps` and `plots.distributions` its pictures (`color_dim`, `plot_stats`,
-    `heatmap`, `ridge`, `first_last`), `analysis.report` what is wrong with the run (`report`), `plots.page` one file to
-    hand to a colleague (`to_html`)."""
+    Modules of `plots` give it pictures (`color_dim`, `plot_stats`, `heatmap`, `ridge`, `first_last`, `plot_exponents`,
+    `plot_format`) and the page `to_html`, those of `analysis` `report`, and `fits` and `formats` on number formats."""
     rows:torch.Tensor # float64 [T, L, B+11] on the host
     columns:np.ndarray # [T] of dtype `columns.COLUMN`
     layers:list[str] # L dotted names
@@ -221,6 +220,8 @@ class Record:
     def _repr_html_(self) -> Html: return tables.as_html(self)
 
     # kept
+    def packed(self) -> Record: return self  # what is merged with other ranks': a plain record
+
     def save(self,
         file:str|os.PathLike, # Such as 'run.npz'; a file of that name is replaced at once and whole
         notes=None # What is to be known again, of anything that JSON holds; the record's own notes if none are given
@@ -234,10 +235,12 @@ class Record:
     @classmethod
     def load(cls,
         file:str|os.PathLike, # Written by `save`
-        limit:int=files.LIMIT # Bytes that it may unpack to
+        limit:int=files.LIMIT, # Bytes that it may unpack to
+        layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
-        "The record in a file; a `ValueError` says in one sentence why a file is refused"
-        return unpack(cls(**files.read(file, limit)))
+        "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
+        from .channel_record import of_file
+        return of_file(cls, files.read(file, limit, layers, steps))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"

@@ -12,11 +12,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from ..kernels.eager import COUNT, MEAN
+from ..kernels.bins import COUNT, MEAN
 
 if TYPE_CHECKING:
+    import torch
+
     from fastai_actstats.core.record import Record
 
 # %% auto #0
@@ -50,6 +51,7 @@ def pack(rec:Record) -> Record: # Without `run`
     "The rows of its run beside those of the layers"
     if rec.run is None: return rec
     names, info = rec.layers + [MARK + n for n in rec.run.layers], {MARK + n: v for n, v in rec.run.info.items()}
+    import torch  # not with the module, see `files.made`
     return rec.replace(rows=torch.cat([rec.rows, rec.run.rows], 1), layers=names, info=rec.info | info, run=None)
 
 def unpack(rec:Record) -> Record: # With its `run`, if there is one

@@ -11,12 +11,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 # %% auto #0
-__all__ = ['MOST_BINS', 'FLOAT32_MAX', 'Bins']
+__all__ = ['MOST_BINS', 'FLOAT32_MAX', 'COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'M3', 'M4', 'MIN', 'MAX',
+           'MOMENTS', 'Bins', 'width']
 
 # %% ../../nbs/kernels/01_bins.ipynb #bins-class
 MOST_BINS = 2**20  # and what a file may hold
@@ -142,6 +146,7 @@ class Bins:
         return inside.mul_(x >= self.lo).masked_fill_(x > self.hi, self.n + 1)
 
     def _log_index(self, x):
+        import torch  # not with the module: what only describes a file does without
         size = x.view(torch.int32) & 0x7fffffff
         over = size > self.rule[6]
         if self.base <= 0:  # a subnormal number is a whole number of the smallest ones
@@ -153,3 +158,11 @@ class Bins:
     def __str__(self):
         kind = 'octave' if self.per_octave else 'equal'
         return f"{self.n} {kind} bins from {self.lo:g} to {self.hi:g}, near zero up to {self.eps:g}"
+
+# %% ../../nbs/kernels/01_bins.ipynb #row-code
+COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
+COUNTS = slice(3, -6)
+MEAN, M2, M3, M4, MIN, MAX = -6, -5, -4, -3, -2, -1
+MOMENTS = slice(MEAN, MIN)
+
+def width(bins:Bins) -> int: return bins.n + 11  # of a row

@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import torch
 
-from .bins import Bins
+from fastai_actstats.kernels.bins import (  # noqa: F401, some of the row for who imports them from here
+    COUNT,
+    COUNTS,
+    M2,
+    M3,
+    M4,
+    MAX,
+    MEAN,
+    MIN,
+    MOMENTS,
+    NEAR_ZERO,
+    NONFINITE,
+    Bins,
+    width,
+)
 
 # %% auto #0
-__all__ = ['COUNT', 'NONFINITE', 'NEAR_ZERO', 'COUNTS', 'MEAN', 'M2', 'M3', 'M4', 'MIN', 'MAX', 'MOMENTS', 'width', 'empty',
-           'merge', 'block_size', 'memory_order', 'block', 'reduce_']
+__all__ = ['empty', 'merge', 'block_size', 'memory_order', 'block', 'reduce_']
 
 # %% ../../nbs/kernels/02_eager.ipynb #layout-code
-COUNT, NONFINITE, NEAR_ZERO = 0, 1, 2
-COUNTS = slice(3, -6)
-MEAN, M2, M3, M4, MIN, MAX = -6, -5, -4, -3, -2, -1
-MOMENTS = slice(MEAN, MIN)
-
-def width(bins:Bins) -> int: return bins.n + 11  # of a row
-
 def empty(
     *shape:int, # Leading dimensions
     bins:Bins, # Decides the width of a row

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, TensorBoardStats, WandbStats, WeightStats
+from fastai_actstats.all import ActStats, DeadUnits, GradStats, StatsLogger, TensorBoardStats, WandbStats, WeightStats
+from fastai_actstats.callbacks.sinks import TensorBoardSink
 
 
 def read_events(folder):
@@ -78,7 +79,7 @@ def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
             assert (h.min, h.max) == (one.min[0, 0], one.max[0, 0])
             np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2],
                                        [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-3)  # unbiased
-    assert any(t.startswith('units/') for t in events.Tags()['scalars'])
+    assert any(t.startswith('channels/') for t in events.Tags()['scalars'])
 
 def test_it_logs_each_step_once_even_when_the_ring_is_full(learner, tmp_path):
     learn = learner([ActStats(capacity=8), TensorBoardStats(tmp_path, points=5)])
@@ -194,20 +195,22 @@ def test_a_directory_that_cannot_be_written_to_is_said_before_training(learner, 
     assert (tmp_path/'file').read_text() == 'x'
 
 def test_what_goes_wrong_is_said_once_a_fit(learner, tmp_path):
-    class Fails(TensorBoardStats):
-        done, works = 0, True
-        def scalars(self, values, step):
+    class Fails(TensorBoardSink):
+        done, asked, works = 0, 0, True
+        def scalars(self, step, values):
+            self.asked += 1
             if not self.works: raise ConnectionError('gone')
             self.done += 1
-    learn = learner([ActStats(), Fails(tmp_path)])
+    sink = Fails(tmp_path)
+    learn = learner([ActStats(), StatsLogger(sink)])
     learn.fit(1, 1e-3)
-    cb = learn.fails
-    cb.works = False
+    sink.works = False
     with pytest.warns(UserWarning, match='Fails could not log: gone') as found: learn.fit(2, 1e-3)
-    assert len(found) == 1 and len(learn.act_stats.record) == 42 and cb.done == 14
-    cb.works = True
+    assert len(found) == 1 and len(learn.act_stats.record) == 42 and sink.done == 14
+    assert sink.asked == 15  # left out of the rest of the fit
+    sink.works = True
     learn.fit(1, 1e-3)
-    assert cb.done == 28 and cb.writer is None
+    assert sink.done == 42 and sink.writer is None  # with those of the epoch in which it was left out
 
 def test_a_writer_that_a_broken_fit_left_open_is_closed(learner, tmp_path):
     from fastai.basics import Callback
@@ -215,10 +218,10 @@ def test_a_writer_that_a_broken_fit_left_open_is_closed(learner, tmp_path):
         def before_batch(self): raise KeyboardInterrupt
     learn = learner([ActStats(), TensorBoardStats(tmp_path)])
     with pytest.raises(KeyboardInterrupt): learn.fit(1, cbs=Stop())
-    left, closed = learn.tensor_board_stats.writer, []
+    left, closed = learn.tensor_board_stats.sink.writer, []
     left.close = lambda close=left.close: closed.append(close())
     learn.fit(1, 1e-3)
-    assert closed == [None] and learn.tensor_board_stats.writer is None
+    assert closed == [None] and learn.tensor_board_stats.sink.writer is None
 
 def test_wandb_that_fails_does_not_end_the_fit(learner, wandb_run, monkeypatch, record_row):
     import wandb

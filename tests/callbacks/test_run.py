@@ -14,6 +14,7 @@ from fastai_actstats.all import ActStats, GradStats, Record, compare
 from fastai_actstats.core.ranks import merge_records
 from fastai_actstats.core.run import pack
 
+
 class Seen(Callback):
     "Values of each training batch in float64, as numpy arrays"
     order = 95

@@ -3,6 +3,8 @@ import io
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 import zipfile
 from functools import partial
@@ -19,9 +21,10 @@ from torch import nn
 
 from fastai_actstats.all import ActStats, Bins, Record, SaveRecord
 from fastai_actstats.core import files
-from fastai_actstats.core.columns import COLUMN
+from fastai_actstats.core.columns import COLUMN, as_columns
 from fastai_actstats.core.ring import Ring
 from fastai_actstats.core.summary import Summary
+from fastai_actstats.kernels.eager import COUNT, COUNTS, MAX, MEAN, MIN, empty
 
 TEXT = st.text(max_size=12)  # any character there is, lone surrogates left out
 WORDS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
@@ -364,3 +367,43 @@ def test_an_exported_learner_keeps_no_second_record(tmp_path):
     cb = learn.save_record
     cb.learn = None
     assert pickle.loads(pickle.dumps(cb))._last == {}
+
+def test_a_part_is_read_as_the_whole_and_the_rest_left(tmp_path, rec):
+    file = rec.save(tmp_path/'run.npz', notes=dict(lr=.1))
+    whole = Record.load(file)
+    some = [n for n in whole.layers if n.endswith('.0')]
+    assert 1 < len(some) < len(whole.layers)
+    assert Record.load(file, layers='*.0') == whole[some] == Record.load(file, layers=some[::-1])
+    assert Record.load(file, steps=(3, 17)) == whole.between(3, 17)
+    part = Record.load(file, layers=['0.0', '*.0'], steps=(14, 14))
+    assert part == whole[some].between(14, 14) and len(part) and (part.hist == whole[some].between(14, 14).hist).all()
+    for wrong, why in ((dict(layers='conv*'), "it has no layer 'conv\\*' among its 9: 0.0, 0.1"),
+                       (dict(layers=['0.0', 'x']), "no layer 'x'"),
+                       (dict(steps=(500, 600)), 'no step from 500 to 600')):
+        with pytest.raises(ValueError, match=f'run.npz.*was not loaded: .*{why}'): Record.load(file, **wrong)
+    data = bytearray(file.read_bytes())
+    with zipfile.ZipFile(file) as z: at = z.getinfo('near_zero.npy').header_offset
+    data[at + 120] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError, match='was not loaded'): Record.load(file, layers='0.0', steps=(0, 0))
+
+PEAK = """import resource, sys
+from fastai_actstats.core.record import Record
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+rec = Record.load(sys.argv[1], layers=['7', '11'])
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)//1024, len(rec), *rec.layers, int(rec.count.sum()))
+"""
+
+@pytest.mark.slow
+def test_a_part_of_a_large_file_takes_little_memory(tmp_path):
+    "Of 300 MiB, two layers of forty: some 15 MiB, and what is read at a time"
+    T, L, bins = 1000, 40, Bins(1000)
+    rows = empty(T, L, bins=bins)
+    rows[..., COUNT], rows[..., COUNTS.start + 7] = 5, 5
+    for part in (MEAN, MIN, MAX): rows[..., part] = -9.9
+    rec = Record(rows, as_columns([(t, t, 0, 0, 0, 0, False, 1) for t in range(T)]), list(map(str, range(L))), bins)
+    file = rec.save(tmp_path/'large.npz')
+    with zipfile.ZipFile(file) as z: assert sum(m.file_size for m in z.infolist()) > 300*2**20
+    done = subprocess.run([sys.executable, '-c', PEAK, file], capture_output=True, text=True, check=True)
+    took, *said = done.stdout.split()
+    assert said == ['1000', '7', '11', '10000'] and int(took) < 75, done.stdout

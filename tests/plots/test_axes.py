@@ -5,8 +5,8 @@ import sys
 import matplotlib.pyplot as plt
 import pytest
 
-from fastai_actstats.analysis.channels import UnitRecord
 from fastai_actstats.analysis.compare import Comparison
+from fastai_actstats.core.channel_record import ChannelRecord
 from fastai_actstats.core.record import Record
 from fastai_actstats.core.samples import Sample
 from fastai_actstats.plots import axes, channels, comparison, distributions, live, steps  # noqa: F401
@@ -45,7 +45,8 @@ def test_a_grid_is_as_large_as_a_page():
     assert axes.panels(3, 2, (1, 1), figsize=(7, 5))[0].get_size_inches().tolist() == [7, 5]
 
 @pytest.mark.parametrize('owner, names', [(Record, ('color_dim', 'plot_stats', 'heatmap', 'ridge', 'first_last')),
-                                          (UnitRecord, ('plot',)), (Sample, ('heatmap',)),
+                                          (ChannelRecord, ('plot', 'channel_map', 'plot_dead', 'plot_channels')),
+                                          (Sample, ('heatmap',)),
                                           (Comparison, ('color_dim', 'plot_stats', 'difference'))])
 def test_pictures_are_methods_that_say_what_they_draw(owner, names):
     from fastai_actstats.features import embedding  # noqa: F401, gives samples theirs
