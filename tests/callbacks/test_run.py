@@ -14,6 +14,7 @@ from fastai_actstats.all import ActStats, GradStats, Record, compare
 from fastai_actstats.core.ranks import merge_records
 from fastai_actstats.core.run import pack
 
+
 class Seen(Callback):
     "Values of each training batch in float64, as numpy arrays"
     order = 95
@@ -182,8 +183,8 @@ def trained(few, settings):
     return learn.act_stats.record
 
 def test_it_goes_with_its_record(trained, tmp_path):
-    for part in (trained.epoch(1), trained.fit(-1), trained.between(3, 9), trained.train, trained.valid, trained.merged(4),
-                 trained['0.0'], trained[0:2], trained.part([1, 2]), trained.replace(notes=dict(a=1))):
+    for part in (trained.epoch(1), trained.fit(-1), trained.between(3, 9), trained.train, trained.valid,
+                 trained.merged(4), trained['0.0'], trained[0:2], trained.part([1, 2]), trained.replace(notes=dict(a=1))):
         assert np.array_equal(part.run.columns, part.columns) and part.run.layers == trained.run.layers
     late = trained.columns.copy()
     late['first'] += 1000
