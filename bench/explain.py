@@ -9,12 +9,13 @@ import json
 import random
 import warnings
 from functools import cache
+from pathlib import Path
 
 import torch
 from fastai.basics import Adam, Callback, CrossEntropyLossFlat, DataLoaders, Learner, set_seed
 from fastai.callback import schedule  # noqa: F401, gives learners `fit_one_cycle`
 from fastprogress.fastprogress import progress_bar
-from measure import quiet
+from measure import HERE, machine, quiet
 from torch import nn
 
 from fastai_actstats.all import ActStats, Record

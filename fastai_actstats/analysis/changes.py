@@ -128,7 +128,7 @@ def bends(
 ) -> list[Bend|None]: # Of each series; None where it has gaps or is too short
     "Where a line with two bends fits best: fast learning ends, and something begins that goes on to the end"
     size = max(3, -(-len(x)//POINTS))
-    n, whole = len(x)//size, np.isfinite(x).all(0)
+    n, whole = len(x)//size, np.atleast_1d(np.isfinite(x).all(0))
     few = np.median(x[:n*size].reshape(n, size, -1), 1)[:, whole]
     t, last = np.arange(n, dtype=float), n - max(4, -(-least//size))
     error, coef, at = np.full(few.shape[1], np.inf), np.zeros((4, few.shape[1])), np.zeros((few.shape[1], 2), int)

@@ -78,7 +78,7 @@ def is_rate(e:Evidence, t:int, end:int, step:int) -> Event|None:
     name = max(e.rates, key=lambda name: e.rates[name][at])
     value = e.rates[name]
     long = int((value[at:] >= RISE*value[at]/e.rose[at]).sum())
-    followed = f"{n} of {len(e.rec.layers)} layers changed in the {AFTER} columns after it" if n else "no layer followed"
+    followed = f"{n} of {len(e.rec.layers)} layers changed in the {AFTER} columns after it" if n else "no layer did"
     return Event('learning rate', int(e.first[at]), '',
                  f"{name} {value[at - 1]:.3g} → {value[at]:.3g} ({e.rose[at]:.3g} times), "
                  f"for {long} columns; {followed}")
@@ -169,7 +169,7 @@ LEAVES = .2 # or, where outputs are bounded and cannot grow, moves the share nea
 
 def bounded(rec:Record) -> np.ndarray: # bool [L]
     "Are all values between -1 and 1, as a tanh, a sigmoid or an LSTM leaves them?"
-    with np.errstate(invalid='ignore'): return (rec.max <= 1).all(0) & (rec.min >= -1).all(0)
+    with np.errstate(invalid='ignore'): return np.asarray((rec.max <= 1).all(0) & (rec.min >= -1).all(0))
 
 def drifted(
     e:Evidence,

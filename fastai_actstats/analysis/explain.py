@@ -99,11 +99,12 @@ def explain(
     """What happened: the batch, one layer, the learning rate, a drift, or values that are no numbers.
 
     A column is held against those before it (`changes.jumps`: medians, Hampel identifier); a drift is found where a
-    line with bends fits best. Its constants stand in `analysis.changes`, `analysis.run` and
-    `analysis.events`, each with its source; those that are tuned were chosen on two of the seeds of docs/explain.md. `IndexError` names the steps that
-    there are where `step` is not among them."""
+    line with bends fits best. Its constants stand in `analysis.changes`, `analysis.run` and `analysis.events`, each
+    with its source; those that are tuned were chosen on two of the seeds of docs/explain.md. `IndexError` names the
+    steps that there are where `step` is not among them."""
     if step is not None: self.between(step, step)
     rec = in_order(self)
+    assert isinstance(rec, Record)
     if not len(rec) or not rec.layers: return Explanation([], "Nothing is recorded.", table_of_nothing())
     e = Evidence(rec, flat(others))
     moments = e.moments()

@@ -63,7 +63,7 @@ class Evidence:
         return found
 
     def nonfinite(self) -> np.ndarray: # bool [T]
-        found = self.bad.any(1)
+        found = np.asarray(self.bad.any(1))
         for bad in self.bad_of.values(): found = found | bad
         return found
 
