@@ -70,11 +70,13 @@ def test_the_learning_rate(by):
     assert events(said) == [('learning rate', 60, '')] and 'for 5 columns; 3 of 3' in said.df.evidence[0]
 
 def test_schedules_are_no_event():
-    for start in (lambda t: (t + 1)/120, lambda t: 10.**-(t//40), lambda t: 1 + np.sin(t/5), lambda t: 1 + (t % 30 == 0)):
+    steps, waves, cycles = lambda t: 10.**-(t//40), lambda t: 1 + np.sin(t/5), lambda t: 1 + (t % 30 == 0)
+    for start in (lambda t: (t + 1)/120, steps, waves, cycles):
         assert not made(start=start).explain()
 
 @pytest.mark.parametrize('names, layer, where', [(['input', 'a', 'b', 'c', 'loss'], 'input', 'forward, in input'),
-                                                 (['b', 'c', 'loss'], 'b', 'forward, in b'), (['loss'], 'loss', 'in loss')])
+                                                 (['b', 'c', 'loss'], 'b', 'forward, in b'),
+                                                 (['loss'], 'loss', 'in loss')])
 def test_values_that_are_no_numbers(names, layer, where):
     def change(t, at):
         if t == 60:
