@@ -17,8 +17,8 @@ from .run import AFTER, LARGEST, RISE, Evidence
 from ..core.record import Record
 
 # %% auto #0
-__all__ = ['LONG', 'GROWN', 'LEAVES', 'Event', 'leading', 'back', 'as_layers', 'said_change', 'is_batch', 'is_rate', 'is_layer',
-           'weights_too', 'near_limit', 'is_nonfinite', 'backward', 'judged', 'bounded', 'drifted']
+__all__ = ['LONG', 'LONGER', 'GROWN', 'LEAVES', 'Event', 'leading', 'back', 'as_layers', 'said_change', 'is_batch', 'is_rate',
+           'is_layer', 'weights_too', 'near_limit', 'is_nonfinite', 'backward', 'judged', 'bounded', 'drifted']
 
 # %% ../../nbs/analysis/11_events.ipynb #event-code
 class Event(NamedTuple):
@@ -163,7 +163,7 @@ def judged(e:Evidence, t:int, end:int) -> Event|None:
     return event
 
 # %% ../../nbs/analysis/11_events.ipynb #drift-code
-LONG = 120  # columns that it takes to tell a drift from learning (tuned)
+LONG, LONGER = 120, 150  # columns that it takes to tell a drift from learning, and where another event follows (tuned)
 GROWN = np.log10(2.)  # a drift at least doubles what a layer makes of its input (tuned)
 LEAVES = .2 # or, where outputs are bounded and cannot grow, moves the share near zero so far (tuned)
 
@@ -177,7 +177,7 @@ def drifted(
 ) -> Event|None:
     "A layer that began to grow, or to shrink, and went on to the end"
     rec = e.rec.part(slice(until))
-    if len(rec) < LONG: return None
+    if len(rec) < (LONG if until == len(e.rec) else LONGER): return None
     size, found = log_rms(rec), {}
     for x, least, which in ((gains(rec), GROWN, None), (rec.near_zero, LEAVES, bounded(rec))):
         for i, b in enumerate(bends(x)):
