@@ -100,7 +100,7 @@ def explain(
 
     A column is held against those before it (`changes.jumps`: medians, Hampel identifier); a drift is found where a
     line with bends fits best. Its constants stand in `analysis.changes`, `analysis.run` and `analysis.events`, each
-    with its source; those that are tuned were chosen on two of the seeds of docs/explain.md. `IndexError` names the
+    with its source; docs/explain.md says on which runs those that are tuned were chosen. `IndexError` names the
     steps that there are where `step` is not among them."""
     if step is not None: self.between(step, step)
     rec = in_order(self)
