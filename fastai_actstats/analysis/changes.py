@@ -145,7 +145,8 @@ def bends(
         start, past, rate = np.cumsum(slopes)/size
         grown = rate*(len(x) - k*size)
         recent = grown
-        if .35 < past/(rate or 1) < 2.5 and first*size >= FEWEST: k, past, grown = first, start, grown + past*(k - first)*size
+        before_too = .35 < past/(rate or 1) < 2.5
+        if before_too and first*size >= FEWEST: k, past, grown = first, start, grown + past*(k - first)*size
         res.append(Bend(k*size, grown, rate, past, recent, float(wrong)) if np.isfinite(wrong) else None)
     return res
 
