@@ -1,8 +1,8 @@
-"""This tree against another commit, in one run: `python bench/against.py REVISION [ROUNDS]`
+"""This tree against another commit, in one run: `python bench/against.py REVISION [ROUNDS [WORDS]]`
 
 One process for each of the two trees, kept waiting between its turns: processor time of one thread for a training
 step of the reference CNN without watchers, with `ActStats` and with all four observers, and for a reduction. Turns
-alternate, so that a busy machine is as unkind to both."""
+alternate, so that a busy machine is as unkind to both. With WORDS only what has them in its name."""
 import subprocess
 import sys
 import tempfile
@@ -59,14 +59,14 @@ class Tree:
         self.process.stdin.flush()
         return float(self.process.stdout.readline())
 
-def main(revision, rounds=None):
+def main(revision, rounds=None, words=''):
     root, rounds = HERE.parent, int(rounds or settings().getint('training_rounds'))
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run(['git', 'worktree', 'add', '--detach', folder, revision], cwd=root, check=True,
                        capture_output=True)
         try:
             trees, rows = {'now': Tree(root), 'then': Tree(folder)}, []
-            for way in trees['now'].ways:
+            for way in (way for way in trees['now'].ways if words in way):
                 times = {name: [] for name in trees}
                 for i in range(rounds + 1):  # the first round warms up and does not count
                     for name, tree in trees.items():
@@ -76,6 +76,6 @@ def main(revision, rounds=None):
                             | against(times, 'now', 'then', 'now / then'))
         finally: subprocess.run(['git', 'worktree', 'remove', '--force', folder], cwd=root, check=True)
     print(pd.DataFrame(rows).round(3).to_string(index=False))
-    write('against', rows, f'python bench/against.py {revision} {rounds}')
+    write('against', rows, f'python bench/against.py {revision} {rounds} {words}'.rstrip())
 
 if __name__ == '__main__': main(*sys.argv[1:])

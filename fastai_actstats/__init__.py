@@ -5,7 +5,7 @@ Modules:
 - `fastai_actstats.all`: Everything public: `from fastai_actstats.all import *`
 - `fastai_actstats.analysis.activations`: The rules that read activations
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
-- `fastai_actstats.analysis.channels`: Which units were alive when: what `DeadUnits` recorded, and the rule that reads it
+- `fastai_actstats.analysis.channels`: The rules that read channels: dead ones, ones that run away, copies, one that holds all the energy, ignored inputs
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
 - `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
@@ -15,7 +15,8 @@ Modules:
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
-- `fastai_actstats.callbacks.channels`: The callback that watches which units are ever alive
+- `fastai_actstats.callbacks.catch`: `CatchBatch` keeps the last batches, and writes them to a file when input, output, loss or a layer goes non-finite or jumps
+- `fastai_actstats.callbacks.channels`: Statistics of every channel while a network trains
 - `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
 - `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model
 - `fastai_actstats.callbacks.checks.learning`: Can one batch be learned?
@@ -39,6 +40,7 @@ Modules:
 - `fastai_actstats.callbacks.exchange`: What several processes hold, brought together through a store and with collectives of their own
 - `fastai_actstats.callbacks.gradients`: The gradients that arrive at the outputs of layers
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
+- `fastai_actstats.callbacks.interrupts`: A signal that ends the process lets a callback write first, then does what it would have done
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
 - `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
@@ -46,13 +48,16 @@ Modules:
 - `fastai_actstats.callbacks.preflight`: What can be known before the first epoch: data, loss, parameters and model fit each other
 - `fastai_actstats.callbacks.run`: Loss, learning rates, input, output and target of each batch, beside the activations
 - `fastai_actstats.callbacks.sample`: A sample of activations at the end of every epoch
-- `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+- `fastai_actstats.callbacks.save`: `SaveRecord` writes what was recorded: with each epoch, every so many seconds, and when the fit is ended from outside
 - `fastai_actstats.callbacks.sinks`: Where statistics go to: TensorBoard, Weights & Biases, MLflow, trackio, or what you write yourself
-- `fastai_actstats.callbacks.units`: The time line of `DeadUnits`: counts of alive values for every unit
 - `fastai_actstats.callbacks.weights`: Weights, their gradients, and the updates that the optimiser really made
 - `fastai_actstats.cli`: The shell command `actstats`: records in files are described, judged, drawn, compared and handed on
 - `fastai_actstats.core.accumulator`: The time line of one callback: what its batches add up to, step by step
 - `fastai_actstats.core.arguments`: Arguments are checked when they are given, by functions that say in one sentence what was given and what there is
+- `fastai_actstats.core.batches`: Batches in a file: nested tensors, who they were and the state of the random number generators, without pickle
+- `fastai_actstats.core.channel_accumulator`: The time line of channels: a row for every channel, as soon as it is known how many a layer has
+- `fastai_actstats.core.channel_ranks`: Records of channels that are merged over processes
+- `fastai_actstats.core.channel_record`: What was recorded of channels: a record whose second axis is channels, and when each of them died
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
 - `fastai_actstats.core.depth`: What kind each recorded layer is of, and in which repeated block of the network it stands
@@ -63,6 +68,7 @@ Modules:
 - `fastai_actstats.core.ranks`: The records of processes that trained together: one time line, one record
 - `fastai_actstats.core.record`: What was recorded: arrays over columns and layers, on the host
 - `fastai_actstats.core.reservoir`: A uniform sample of a stream of items, decided batch by batch before the items are seen
+- `fastai_actstats.core.resume`: A time line goes on where a saved record ends: steps, epochs and fits count on, and columns go on merging
 - `fastai_actstats.core.ring`: A fixed number of columns of summaries, for a run of any length
 - `fastai_actstats.core.run`: What the run itself did, beside the layers: its loss, learning rates, input, output and target
 - `fastai_actstats.core.samples`: A uniform sample of a layer's activations, of fixed size however large the data
@@ -71,6 +77,7 @@ Modules:
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.core.tables`: A record as a table, as text and as HTML
+- `fastai_actstats.core.verdict`: Which of a step's numbers are non-finite, and which jump; judged on their device, without waiting for it
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
 - `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units
 - `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards
@@ -83,12 +90,14 @@ Modules:
 - `fastai_actstats.features.sampling`: Samples of activations from a trained model
 - `fastai_actstats.kernels.announce`: A pause of some seconds is said, with a bar as fastai has them
 - `fastai_actstats.kernels.bins`: Where the edges of a histogram's bins lie, and the arithmetic from a value to its bin
+- `fastai_actstats.kernels.channels`: Each channel's values become a row: the layout of such rows, the reduction in plain torch, and which kernel does it
+- `fastai_actstats.kernels.channels_cpu`: The reduction of every channel of an output in one pass over memory, compiled by numba for the CPU
+- `fastai_actstats.kernels.channels_cuda`: The reduction of every channel of an output in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.cpu`: The reduction in one pass over memory, compiled by numba for the CPU
 - `fastai_actstats.kernels.cuda`: The reduction in one pass over memory, compiled by triton for CUDA
 - `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens if that fails
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
-- `fastai_actstats.plots.channels`: Which units of a layer were alive when, as a picture
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.depth`: A statistic against depth, one line a moment of training
 - `fastai_actstats.plots.distributions`: Distributions of a record: ridge plot of a layer, first and last epoch side by side
@@ -106,6 +115,7 @@ Modules:
 - `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
 from importlib import import_module
+from sys import modules as modules_loaded
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -134,6 +144,7 @@ class _Given:
 
     def __get__(self, obj, owner=None):
         import_module(self.module)
+        _give_methods()  # to classes that came with it
         if vars(self.cls)[self.name] is self:  # the module, being loaded, asks whether there is one already
             raise AttributeError(f"{self.cls.__name__} has no attribute {self.name!r} yet")
         return getattr(owner if obj is None else obj, self.name)
@@ -142,7 +153,9 @@ def _give_methods():
     "What is loaded already is left as it is"
     for path, modules in _GIVEN.items():
         place, _, name = path.rpartition('.')
-        cls = getattr(import_module(f'{__name__}.{place}'), name)
+        if place in _PUBLIC.values(): import_module(f'{__name__}.{place}')
+        elif f'{__name__}.{place}' not in modules_loaded: continue
+        cls = getattr(modules_loaded[f'{__name__}.{place}'], name)
         for module, methods in modules.items():
             for method in set(methods) - set(vars(cls)):
                 setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))

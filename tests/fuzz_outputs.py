@@ -12,11 +12,11 @@ import warnings
 import torch
 from torch import nn
 
-from fastai_actstats.callbacks.channels import UnitTap
+from fastai_actstats.callbacks.channels import ChannelTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.callbacks.units import UnitAccumulator
 from fastai_actstats.core.accumulator import Accumulator
+from fastai_actstats.core.channel_accumulator import ChannelAccumulator
 from fastai_actstats.core.samples import Reservoir, SampleTap
 from fastai_actstats.kernels.bins import Bins
 
@@ -173,7 +173,7 @@ class Any(nn.Module):
 
 HOOKS = {'Tap': (Accumulator, lambda rec, kernel: Tap(rec, 'a', kernel=kernel)),
          'GradTap': (Accumulator, lambda rec, kernel: GradTap(rec, 'a', kernel=kernel)),
-         'UnitTap': (UnitAccumulator, lambda rec, kernel: UnitTap(rec, 'a', 'relu', lambda shape: -1))}
+         'ChannelTap': (ChannelAccumulator, lambda rec, kernel: ChannelTap(rec, 'a', 'relu', lambda shape: -1))}
 
 def watched(hook, kernel):
     "A function that takes a batch through a layer with this hook: `batch(what the layer gives)`"

@@ -135,8 +135,8 @@ def wrong_files(folder, rec):
                           ('swapped.npz', rezip(data, swap)), ('turned.npz', data[:900] + b'\0'*40 + data[940:])):
         (folder/name).write_bytes(content)
     (folder/'folder.npz').mkdir()
-    refused, damaged = 'was not loaded: it ', 'was not loaded: it is damaged, or no record'
-    return {'cut.npz': damaged, 'zero.npz': damaged, 'text.npz': damaged, 'other.npz': refused + 'is not a record',
+    refused, damaged = 'was not loaded: it', 'was not loaded: it is damaged, or no record'
+    return {'cut.npz': damaged, 'zero.npz': damaged, 'text.npz': damaged, 'other.npz': refused + ' is not a record',
             'swapped.npz': refused, 'turned.npz': refused, 'folder.npz': 'Is a directory',
             'none.npz': 'No such file', '<script>.npz': 'No such file'}
 

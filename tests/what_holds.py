@@ -15,9 +15,9 @@ fit goes on normally; and no hook is left on the model. A dash: not what that te
 
 A graph that was compiled while a model was watched keeps one operation a layer that does nothing until the model is
 watched again. Inside compiled graphs all calls of a module in a forward pass share one row, and `GradStats`,
-`DeadUnits` and `ActSample` break the graph at the layers they watch. `DataParallel` itself needs several GPUs; its
-replicas are tried in threads on the CPU. `to_fp16` and `to_bf16` do nothing on a machine without a GPU; autocast is
-tried for real on the CPU.
+`ChannelStats`, `DeadUnits` and `ActSample` break the graph at the layers they watch. `DataParallel` itself needs
+several GPUs; its replicas are tried in threads on the CPU. `to_fp16` and `to_bf16` do nothing on a machine without a
+GPU; autocast is tried for real on the CPU.
 """
 HEADS = dict(models='Model', training='Way of training', endings='How a fit ends', phases='Phases',
              faults='Faults while recording')

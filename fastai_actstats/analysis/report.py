@@ -12,7 +12,7 @@ import shutil
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,9 +20,9 @@ import pandas as pd
 from fastcore.basics import patch
 
 from . import activations, channels, gradients, tails, weights  # noqa: F401, register their rules
-from .channels import UnitRecord
 from .rules import RULES, Finding, Rule
 from ..core.arguments import check_number
+from ..core.channel_record import ChannelRecord
 from ..core.markup import table, tag, together
 from ..core.record import Record
 
@@ -41,8 +41,8 @@ class Report:
         findings:list[Finding], # Rows
         looked:str='', # What was looked at, in a sentence
         blind:str='', # What could not be looked at though it was to be watched, in a sentence
-        sources:list[Source]=(), # What was looked at
-        places:list[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
+        sources:Sequence[Source]=(), # What was looked at
+        places:Sequence[tuple[int, str]]=() # Of each finding: which of the sources, and the layer's name in it
     ):
         order = sorted(range(len(findings)), key=lambda i: findings[i].severity == 'note')
         self.df = pd.DataFrame([findings[i] for i in order], columns=self.columns).astype({'since': 'int64'})
@@ -114,8 +114,8 @@ def chosen_rules(
 # %% ../../nbs/analysis/06_report.ipynb #sources
 class Source(NamedTuple):
     "A record, and whose it is"
-    rec:Record|UnitRecord # What was recorded
-    read:Record|UnitRecord # Of it, what rules read
+    rec:Record # What was recorded
+    read:Record # Of it, what rules read
     callback:str # Name, '' where none is known
     shared:bool # Do several callbacks have records of this kind?
 
@@ -124,18 +124,17 @@ class Source(NamedTuple):
     @property
     def prefix(self) -> str: return f'{self.callback}: ' if self.shared else ''  # of a layer's name
 
-def left_out(rec:Record|UnitRecord) -> list[str]: # Names
+def left_out(rec:Record) -> list[str]: # Names
     "The layers that could not be recorded"
     return [n for n, known in rec.info.items() if known.get('left_out')]
 
-def with_values(rec:Record|UnitRecord) -> list[str]: # Names
+def with_values(rec:Record) -> list[str]: # Names
     "The layers of which there are values"
-    if isinstance(rec, UnitRecord): return [n for n in rec.layers if rec.seen[n].any()]
+    if isinstance(rec, ChannelRecord): return [n for n in rec.channels if rec.ran(n).any()]
     return [rec.layers[i] for i in np.flatnonzero(rec.count.any(0))]
 
-def in_order(rec:Record|UnitRecord) -> Record|UnitRecord:
+def in_order(rec:Record) -> Record:
     "Training columns where there are some, layers in the order in which they ran first"
-    if isinstance(rec, UnitRecord): return rec
     rec = rec.main_phase
     place = [rec.info.get(n, {}).get('order', i) for i, n in enumerate(rec.layers)]
     order = sorted(range(len(place)), key=place.__getitem__)
@@ -156,14 +155,15 @@ def scope(
 ) -> tuple[str, str]: # A phrase for one of them, '' for the other
     "What was looked at in a record, and what could not be"
     rec, ran, lost = source.rec, with_values(source.rec), left_out(source.rec)
+    watched = rec.channels if isinstance(rec, ChannelRecord) else rec.layers
     listed = ', '.join(map(repr, lost[:6])) + (', ...' if len(lost) > 6 else '')
     if not ran:
-        why = f"{len(rec.layers)} layers were watched and none has a value"
+        why = f"{len(watched)} layers were watched and none has a value"
         if lost: why = f"all {len(lost)} layers were left out ({listed})"
         return '', f"Nothing of {source.what} could be looked at: {why}."
     if not read: return '', ''
-    some = f"{len(ran)} of " if len(ran) < len(rec.layers) else ''
-    layers = f"{some}{len(rec.layers)} layer{'s'*(len(rec.layers) > 1)}"
+    some = f"{len(ran)} of " if len(ran) < len(watched) else ''
+    layers = f"{some}{len(watched)} layer{'s'*(len(watched) > 1)}"
     without = f" (left out: {listed})" if lost else ''
     return f"{source.what} of {layers} over {rec.columns['last'].max() + 1} steps{without}", ''
 
@@ -232,7 +232,7 @@ def examine(
 
 @patch
 def report(
-    self:Record|UnitRecord, # What was recorded
+    self:Record, # What was recorded
     rules=None, # Names of rules; None: all
     **thresholds # Rule → dict of its thresholds
 ) -> Report:

@@ -49,7 +49,7 @@ class Rule(NamedTuple):
 RULES:dict[str, Rule] = {}
 
 def rule(
-    *what:str, # Kinds of records that it reads: 'activations', 'gradients', 'weights', 'updates', 'units', ...
+    *what:str, # Kinds of records that it reads: 'activations', 'gradients', 'weights', 'updates', 'channels', ...
     needs:tuple[str, ...]=() # Kinds of further records that come as its next arguments
 ):
     "Register the decorated function as a rule of all reports; its arguments after the records are thresholds"

@@ -93,7 +93,7 @@ def used(rec, name, layers, bits, share, steps):
             yield Finding(part.layers[i], 'format', found[i].step,
                           f"computes in {name}, up to {fmt.largest:g}: {here:.3g} here, {later:.3g} at most; "
                           f"{len(found)} of {len(rec.layers)} layers{scale_history(rec)}",
-                          "bfloat16 reaches as far as float32; smaller initial weights, norm layers, lower learning rate")
+                          "bfloat16; smaller initial weights, norm layers, lower learning rate")
 
     if not part.bins.per_octave: return
     small = lost(part, name, scaled[:, None])

@@ -47,10 +47,11 @@ class ActStats(HookStats):
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         ranks:str='merge', # Several processes' records: 'merge' to one, that and 'each' one's, or only the 'local' one
         run:bool=True, # Loss, learning rate, input, output and target too?
-        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
+        name:str|None=None, # `learn.<name>`; None: by the class, numbered where there is one of it already
+        resume=None # File that `SaveRecord` wrote, relative to `learn.path`: its time line goes on
     ):
         accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, phase, kept=(self.what,))
-        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name)
+        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name, resume)
         check_flag('run', run)
         self.run_tap = RunTap(accumulator, kernel) if run else None
 

@@ -8,6 +8,7 @@ and keeps a tap on each."""
 # %% ../../nbs/callbacks/04_base.ipynb #imports
 from __future__ import annotations
 
+import os
 import warnings
 from itertools import chain
 
@@ -18,12 +19,14 @@ from .compat import compiled, evaluating, loss_scale, reset_graphs
 from .distributed import Ranks, begin_fit
 from .exchange import world
 from .hooks import Tap, Watch
+from .interrupts import held
 from .made import describe
 from .observer import Recording
 from ..core.accumulator import Accumulator, call_names
-from ..core.arguments import check_function, check_whole
+from ..core.arguments import check_function, check_path, check_whole
 from ..core.layers import NothingToWatch, choose, follows, named_layers, type_name
 from ..core.record import Record
+from ..core.resume import layer_known, resume
 from ..kernels.dispatch import check_kernel
 
 # %% auto #0
@@ -39,9 +42,12 @@ class StatsCallback(Recording):
         accumulator:Accumulator, # Holds bins, rings and time line
         layers=None, # See `layers.choose`
         ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
-        name:str|None=None # `learn.<name>`, see `Observer`
+        name:str|None=None, # `learn.<name>`, see `Observer`
+        resume:str|os.PathLike|None=None # File that `SaveRecord` wrote, relative to `learn.path`; it goes on from there
     ):
         super().__init__(name)
+        self.resume = None if resume is None else check_path('resume', resume)
+        self.resumed = False  # does it go on from that file?
         self.accumulator, self.layers, self.ranks = accumulator, layers, Ranks(ranks)
         self.fit_id = object()  # another one for each fit
         self.names = []  # of what is watched in this fit
@@ -66,15 +72,26 @@ class StatsCallback(Recording):
             self._idle = True
             return []
 
-    def __call__(self, event):
-        "fastai would look for what is not here in the learner and the model; a `Visitor` may begin with an epoch"
-        if event == 'before_epoch' or event in self.__dict__ or hasattr(type(self), event): super().__call__(event)
+    def row_names(self) -> list[str]: return self.names  # in the accumulator
+
+    def known(self) -> dict: # See `resume.check_fit`
+        "What the model tells of each layer that is watched"
+        return {n: {} for n in self.names}
+
+    def go_on(self):
+        "Go on from the file, on one time line with other callbacks that do so; the first rank has what was recorded"
+        file, blank = self.learn.path/self.resume, world()[0] > 0
+        resume(self.accumulator, file, self.name, self.row_names(), self.known(), blank)
+        self.resumed = True
+        rest = [cb.accumulator for cb in self.learn.cbs if isinstance(cb, StatsCallback) and cb.resumed]
+        for other in rest: other.batch.step = max(o.step for o in rest)
 
     def before_fit(self):
         "Choose the layers, before anything has been trained"
         if evaluating(self.learn): return self.accumulator.begin_evaluation()
         self.names = self.find_names()
         rank, size = world()
+        if self.resume and not self.resumed: self.go_on()
         self.accumulator.ranks = (rank,) if size > 1 else ()
         self.accumulator.begin_fit()
         self.accumulator.made = describe(self.accumulator.made, self.learn)
@@ -110,6 +127,9 @@ class StatsCallback(Recording):
         if self.learn.lock.locked(): self.accumulator.end_evaluation()  # maybe amid a fit
         else: Watch.leave(self.learn, self)
         if not evaluating(self.learn): self.merge_epoch(last=True)
+
+    @property
+    def busy(self): return held(self.accumulator.lock)  # in this thread, in the middle of a change?
 
     # of several processes that train together
     @property
@@ -153,18 +173,26 @@ class HookStats(StatsCallback):
     "Watches chosen layers with a tap each, which folds what it sees into an `Accumulator`"
     def __init__(self,
         accumulator:Accumulator, # Holds bins, rings and time line
-        layers=None, pick=None, kernel='auto', calls=1, ranks='merge', name=None # See `ActStats`
+        layers=None, pick=None, kernel='auto', calls=1, ranks='merge', name=None, resume=None # See `ActStats`
     ):
         check_kernel(kernel)
         check_function('pick', pick, 'from output to tensor')
         check_whole('calls', calls, of='calls')
-        super().__init__(accumulator, layers, ranks, name)
+        super().__init__(accumulator, layers, ranks, name, resume)
         self.pick, self.kernel, self.calls = pick, kernel, calls
         self._kept = {}  # name → the module, the rows and the tap made for them
         self._renewed = False  # has a batch without a value had the graphs of this fit made again?
         self._uncalled = False  # is it to be found out which layers were never called?
 
     def chosen(self) -> dict[str, nn.Module]: return choose(self.learn.model, self.layers)
+
+    def row_names(self):
+        taken = frozenset(named_layers(self.learn.model))
+        return [row for n in self.names for row in call_names(n, self.calls, taken)] + self.names_of_run()
+
+    def known(self):
+        every = named_layers(self.learn.model)
+        return {n: layer_known(every[n]) if self.pick is None else dict(type=type_name(every[n])) for n in self.names}
 
     def make_tap(self, name:str, module:nn.Module) -> Tap:
         return Tap(self.accumulator, name, self.pick, self.kernel, self.calls)

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import sys
-from functools import wraps
+from contextlib import ExitStack
+from functools import partial, wraps
 
 import torch
 from fastai.basics import (
@@ -29,8 +30,8 @@ from torch import nn
 # %% auto #0
 __all__ = ['plain_tensors', 'transformed', 'current_pass', 'CANCEL', 'BATCHNORM', 'DROPOUT', 'recomputed_or_transformed',
            'current_node', 'will_run', 'put_hook', 'remove_hook', 'scripted', 'outside_graphs', 'compiled',
-           'reset_graphs', 'redrawn', 'copied', 'to_change', 'sharded', 'local', 'divisors', 'evaluating', 'own_loop',
-           'only_in_fits', 'default_store', 'wandb_step', 'loss_scale', 'LocalBatchNorm', 'softmax_axis']
+           'reset_graphs', 'redrawn', 'copied', 'to_change', 'sharded', 'local', 'divisors', 'evaluating', 'Epochs',
+           'own_loop', 'only_in_fits', 'default_store', 'wandb_step', 'loss_scale', 'LocalBatchNorm', 'softmax_axis']
 
 # %% ../../nbs/callbacks/01_compat.ipynb #passes
 plain_tensors = torch._C.DisableTorchFunctionSubclass
@@ -162,6 +163,40 @@ CANCEL = (CancelBackwardException, CancelBatchException, CancelEpochException, C
 def evaluating(learn) -> bool:
     "Is this an evaluation or `lr_find`, no fit of the user's? fastai tells by what it hangs on the learner (2.8.12)"
     return hasattr(learn, 'lr_finder') or hasattr(learn, 'gather_preds') or learn.lock.locked()
+
+class Epochs:
+    """Stands in for what fastai runs the parts of a fit with: each epoch, with all its events, is within the context
+    `member.within_epoch()` of every member. An exception leaves a fit without any event (2.8.12)"""
+    def __init__(self, learn): self.learn, self.inner, self.members = learn, learn._with_events, []
+
+    @classmethod
+    def join(cls, learn, member):
+        found = learn.__dict__.get('_with_events')
+        if not isinstance(found, cls): found = learn._with_events = cls(learn)
+        if member not in found.members: found.members.append(member)
+
+    @classmethod
+    def leave(cls, learn, member):
+        found = learn.__dict__.get('_with_events')
+        if not isinstance(found, cls): return
+        found.members = [m for m in found.members if m is not member]
+        if not found.members: found.end()
+
+    def end(self):
+        if self.learn.__dict__.get('_with_events') is self: del self.learn._with_events
+
+    def __call__(self, f, event_type, *args):
+        if event_type != 'epoch': return self.inner(f, event_type, *args)
+        try:
+            with ExitStack() as stack:
+                for m in self.members: stack.enter_context(m.within_epoch())
+                self.inner(f, event_type, *args)
+        except CANCEL: raise  # fastai goes on to `after_fit`
+        except BaseException:
+            self.end()
+            raise
+
+    def __reduce__(self): return partial, (type(self.learn)._with_events, self.learn)  # for a saved learner
 
 def own_loop(learn) -> bool:
     "Does the learner replace the parts of fastai's loop that tell of the backward pass? (2.8.12)"

@@ -21,7 +21,7 @@ from ..core.arguments import check_whole
 from ..core.ranks import listed
 
 # %% auto #0
-__all__ = ['NOTHING', 'watching', 'records', 'diagnose', 'StopOnTrouble']
+__all__ = ['NOTHING', 'watching', 'records', 'diagnose', 'EndsFits', 'StopOnTrouble']
 
 # %% ../../nbs/callbacks/13_diagnose.ipynb #diagnose-code
 NOTHING = "no callback of this learner records anything; give it cbs=ActStats()"
@@ -44,7 +44,45 @@ def diagnose(
     return examine(records(learn), rules, **thresholds)
 
 # %% ../../nbs/callbacks/13_diagnose.ipynb #stop-class
-class StopOnTrouble(Visitor):
+class EndsFits(Visitor):
+    """Ends the fit of all the processes that train together, or of none.
+
+    They ask each other through the store of `torch.distributed`; where one of them does not have this callback, or does
+    not answer in time, the fit goes on. `together` is the name that they know it by."""
+    judgements = 0  # how often they have asked
+    alone = False  # can it end no fit of several processes?
+
+    def begin_votes(self):
+        self.judgements = 0
+        self._end_with_all()
+
+    def anywhere(self, found) -> list: # The ranks that found something
+        "Has any of the processes that train together found something?"
+        ranks = peers(self.learn)
+        if ranks is None: return [world()[0]] if found else []
+        self.judgements += 1
+        try: where, missing = ranks.vote(bool(found), f'{self.name}/{self.judgements}', self.together)
+        except Exception as e:
+            self.alone = True
+            warnings.warn(f"{self.together} does not end this fit: {e or type(e).__name__}", stacklevel=3)
+            return []
+        if missing: self._end_with_all(missing)
+        return [] if missing else where
+
+    def _end_with_all(self, missing=()):
+        "Judge no more where the fit cannot be ended on all ranks; the first one that has this callback says so"
+        ranks = peers(self.learn)
+        if ranks is None:
+            self.alone = world()[1] > 1
+            return
+        lacking = ranks.lacking(self.together)
+        self.alone = bool(missing or lacking)
+        if not self.alone or ranks.rank != min(ranks.having(self.together)): return
+        why = f"{listed(missing)} did not answer" if missing else f"it is not on {listed(lacking)}"
+        warnings.warn(f"{self.together} does not end this fit: {why}, and the ranks end together or not at all",
+                      stacklevel=3)
+
+class StopOnTrouble(EndsFits):
     """Ends the fit, as fastai's `CancelFitException` does, when a rule finds something; records and weights stay.
 
     Reading the record waits for the device, so it is done every `every` training steps and at the end of each epoch
@@ -68,15 +106,13 @@ class StopOnTrouble(Visitor):
     def _reset(self):
         self.reason = None  # the report that ended the fit
         self.steps = 0
-        self.judgements = 0
         self.failed = False  # did a rule raise an error?
-        self.alone = False  # can it end no fit of several processes?
 
     def before_fit(self):
         if evaluating(self.learn): return
         if not watching(self.learn): raise ValueError(NOTHING)
         self._reset()
-        self._end_with_all()
+        self.begin_votes()
 
     def after_batch(self):
         if not self.training: return
@@ -89,7 +125,7 @@ class StopOnTrouble(Visitor):
         "End the fit if there is a reason to"
         if self.reason or self.alone or evaluating(self.learn): return
         found = self._findings()
-        if not self._anywhere(found): return
+        if not self.anywhere(found): return
         self.reason = found
         if not found: raise CancelFitException()  # another rank says why
         f = next(iter(found))
@@ -105,29 +141,3 @@ class StopOnTrouble(Visitor):
             self.failed = True
             warnings.warn(f"StopOnTrouble looks no more: {e or type(e).__name__}", stacklevel=3)
             return []
-
-    def _anywhere(self, found) -> bool:
-        "Has any of the processes that train together found something?"
-        ranks = peers(self.learn)
-        if ranks is None: return bool(found)
-        self.judgements += 1
-        try: where, missing = ranks.vote(bool(found), f'{self.name}/{self.judgements}', self.together)
-        except Exception as e:
-            self.alone = True
-            warnings.warn(f"StopOnTrouble does not end this fit: {e or type(e).__name__}", stacklevel=3)
-            return False
-        if missing: self._end_with_all(missing)
-        return bool(where) and not missing
-
-    def _end_with_all(self, missing=()):
-        "Judge no more where the fit cannot be ended on all ranks; the first one that has this callback says so"
-        ranks = peers(self.learn)
-        if ranks is None:
-            self.alone = world()[1] > 1
-            return
-        lacking = ranks.lacking(self.together)
-        self.alone = bool(missing or lacking)
-        if not self.alone or ranks.rank != min(ranks.having(self.together)): return
-        why = f"{listed(missing)} did not answer" if missing else f"it is not on {listed(lacking)}"
-        warnings.warn(f"StopOnTrouble does not end this fit: {why}, and the ranks end together or not at all",
-                      stacklevel=3)

@@ -150,10 +150,11 @@ class GradStats(HookStats):
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
         calls:int=1, # Calls of a module in one forward pass that have records of their own: `'relu'`, `'relu:2'` ...
         ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
-        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
+        name:str|None=None, # `learn.<name>`; None: by the class, numbered where there is one of it already
+        resume=None # File that `SaveRecord` wrote, relative to `learn.path`: its time line goes on
     ):
         accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, kept=(self.what,))
-        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name)
+        super().__init__(accumulator, layers, pick, kernel, calls, ranks, name, resume)
         self.loss_pass = LossPass()
         self._ranks, self._own_loop = 1, False  # over how many gradients are averaged; is the learner's loop its own?
         self._scale = None  # of this backward pass, in a tuple as soon as it is known

@@ -20,7 +20,7 @@ from .exchange import is_rank0
 from .observer import Visitor
 from .sinks import MlflowSink, Sink, TensorBoardSink, TrackioSink, WandbSink, binned
 from ..core.arguments import check_whole, why
-from ..core.record import Record
+from ..core.channel_record import ChannelRecord
 
 # %% auto #0
 __all__ = ['StatsLogger', 'TensorBoardStats', 'WandbStats', 'MlflowStats', 'TrackioStats']
@@ -89,7 +89,7 @@ class StatsLogger(Visitor):
                 own = cb.name != cb.usual_name or rec.what in usual
                 usual.add(rec.what)
                 name = f'{cb.name}/' if own else ''
-                if not isinstance(rec, Record): self._log_new(f'{name}{rec.what}', rec, self._log_units)
+                if isinstance(rec, ChannelRecord): self._log_new(f'{name}{rec.what}', rec, self._log_channels)
                 else:
                     self._log_new(f'{name}{rec.what}', rec.train, self._log_record)
                     self._log_new(f'{name}valid/{rec.what}', rec.valid, self._log_record)
@@ -113,10 +113,16 @@ class StatsLogger(Visitor):
             if whole.count[0, i] > whole.nonfinite[0, i]:
                 self.sink.histogram(int(whole.columns['last'][0]), f'{tag}/{layer}', binned(whole, i))
 
-    def _log_units(self, tag, rec, begin):
-        for t in np.flatnonzero(rec.columns['last'] >= begin):
-            now = {f'{tag}/{layer}/dead_share': v for layer, v in zip(rec.layers, rec.dead_share[t])}
-            self._scalars(int(rec.columns['last'][t]), now)
+    def _log_channels(self, tag, rec, begin):
+        "Of each layer the share of dead channels, and how its channels spread: there may be tens of thousands"
+        few = rec.train.between(begin, self.logged[tag]).merged(self.points)
+        for t, step in enumerate(few.columns['last']):
+            now = {f'{tag}/{layer}/dead_share': v for layer, v in zip(few.channels, few.dead_share[t])}
+            for layer, own in few.channels.items():
+                std = few.std[t, own]
+                if np.isfinite(std).any():
+                    now |= {f'{tag}/{layer}/std median': np.nanmedian(std), f'{tag}/{layer}/std max': np.nanmax(std)}
+            self._scalars(int(step), now)
 
     def _scalars(self, step, values):
         self.sink.scalars(step, {name: float(v) for name, v in values.items() if np.isfinite(v)})

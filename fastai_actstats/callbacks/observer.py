@@ -41,7 +41,8 @@ class Visitor(Callback):
         if self.learn is None: return  # removed while this event was under way
         if event == 'before_fit': self.begun = True
         elif not self.begun and not (event == 'before_epoch' and self._begin_late()): return
-        super().__call__(event)
+        # fastai would look for what is not here in the learner and the model
+        if event == 'after_fit' or event in self.__dict__ or hasattr(type(self), event): super().__call__(event)
         if event == 'after_fit' and self.learn is not None and not evaluating(self.learn): self.begun = False
 
     def _begin_late(self) -> bool:
@@ -165,6 +166,7 @@ class Observer(Visitor):
 
 class Recording(Observer):
     "An observer whose `records` are what reports, loggers and files take"
+    busy = False  # is what it recorded being changed, so that a signal's handler must not read it?
     ranks = None  # `distributed.Ranks` of one whose records processes that train together merge
 
     @property

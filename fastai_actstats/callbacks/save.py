@@ -1,4 +1,4 @@
-"""`SaveRecord` writes what was recorded after every epoch, so that a crash loses at most one
+"""`SaveRecord` writes what was recorded: with each epoch, every so many seconds, and when the fit is ended from outside
 
 A callback in the manner of fastai's `CSVLogger` and `SaveModelCallback`: relative names are in `learn.path`, and
 `lr_find`, `validate` and the like write nothing."""
@@ -8,150 +8,243 @@ A callback in the manner of fastai's `CSVLogger` and `SaveModelCallback`: relati
 # %% ../../nbs/callbacks/14_save.ipynb #imports
 from __future__ import annotations
 
+import signal
+import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
-from .compat import evaluating
+from .base import StatsCallback
+from .compat import CANCEL, Epochs, evaluating
 from .diagnose import watching
 from .distributed import EACH_EPOCH, has_ranks, merge_all
 from .exchange import is_rank0, world
+from .interrupts import BeforeSignal
 from .observer import Visitor
-from ..core import files
-from ..core.arguments import check_notes, check_path
+from ..core.arguments import check_notes, check_number, check_path
+from ..core.disk import check_folder
 from ..core.record import Record
+from ..core.resume import replaceable, signature, words
 
 # %% auto #0
 __all__ = ['SaveRecord']
 
-# %% ../../nbs/callbacks/14_save.ipynb #holds
-def _signature(file):
-    "Changes when somebody else writes the file"
-    now = file.stat()
-    return now.st_ino, now.st_mtime_ns, now.st_size
-
-def _spans(new, old):
-    "Do the columns `new` reach from the first to the last step of `old`?"
-    if not len(old): return True
-    return len(new) and new['first'][0] <= old['first'][0] and old['last'][-1] <= new['last'][-1]
-
-def _holds(rec, run, file):
-    "Does the record hold all that the file does? It is of the same run, and no step of it was dropped"
-    try: meta, columns = files.peek(file)
-    except (OSError, ValueError): return False  # no record
-    if meta['made'].get('run') != run or not set(meta['layers']) <= set(rec.layers): return False
-    of = lambda c, valid: c[c['valid'] == valid]
-    return all(_spans(of(rec.columns, valid), of(columns, valid)) for valid in (False, True))
-
 # %% ../../nbs/callbacks/14_save.ipynb #save-record
 class SaveRecord(Visitor):
-    """Writes each epoch what the learner's callbacks have recorded; a file is replaced whole or not at all.
+    """Writes what the learner's callbacks have recorded, so that nothing of it is lost: with each epoch, and at least
+    every so many seconds. A file is replaced whole or not at all.
+
+    The record is copied to the host as a batch is over; a thread compresses and writes it. A process that is killed
+    with SIGKILL loses at most the last `seconds`. When SIGTERM comes, as a cluster sends it before that, or an
+    exception ends the fit (KeyboardInterrupt too), what there is is written first; then the signal does what it would
+    have done, a handler that was there before is called, and the exception goes on. Signals reach the main thread of
+    a process only, between two steps of Python: a fit in another thread is written every `seconds`.
 
     With one recording callback its record goes to `fname`. With several, that of `ActStats` does (of the first one,
     without it), and the others beside it under their own names: `run.npz`, `run.grad_stats.npz`; further records of a
-    callback have what they hold in their names, `run.weight_stats.updates.npz`.
+    callback have what they hold in their names, `run.weight_stats.updates.npz`. `ActStats(resume='run.npz')` and the
+    others go on from there, in the same files.
 
     A file that holds what the record does not hold is never replaced: one of another run (training that was begun
-    again, or resumed in a new process; a cell of a notebook that makes a new learner), or what is no record at all.
-    All records of the fit are then written beside it (`run.1.npz`, `run.1.grad_stats.npz`), which is said once. Its
-    own file, of this or another `SaveRecord` on the same learner, is replaced as long as the learner's callbacks go
-    on with the same record; `reset()` begins another.
+    again; a cell of a notebook that makes a new learner), or what is no record at all. All records of the fit are
+    then written beside it (`run.1.npz`, `run.1.grad_stats.npz`), which is said once. Its own file, of this or another
+    `SaveRecord` on the same learner, is replaced as long as the learner's callbacks go on with the same record;
+    `reset()` begins another.
 
-    A file that can't be written is warned of, once a fit, and training goes on. Of processes that train together all
-    should have it, and rank 0 writes: without it on one, records are merged when the fit ends and not with every
-    epoch; what other ranks recorded without it, because one was late or gone, the first of them writes:
-    `run.rank1.npz` (see `ranks.merge_records`)."""
+    A folder that can't be written to is an error before the fit; a file that can't be is warned of, once. Of processes
+    that train together all should have it. With each epoch rank 0 writes what all of them recorded: without it on one,
+    records are merged when the fit ends only, and what other ranks recorded without it, because one was late or gone,
+    the first of them writes: `run.rank1.npz`. Between epochs, and when a signal or an exception comes, nobody waits
+    for another rank: each writes its own share, `run.rank0.npz`, `run.rank1.npz`, ..., which `merge_records` merges;
+    they go as the fit ends well."""
     together = EACH_EPOCH
     order = 61  # after everything that records, and after fastai's `Recorder` and progress bar
 
     def __init__(self,
         fname:str='run.npz', # File, relative to `learn.path`
-        notes=None # What is to be known of the run again: anything that JSON holds
+        notes=None, # What is to be known of the run again: anything that JSON holds
+        *,
+        seconds:float|None=60. # Write at least so often; None: at the end of epochs only
     ):
         super().__init__()
         check_notes(notes)
+        due = 'a number of seconds above 0, or None'
+        if seconds is not None: check_number('seconds', seconds, lambda s: s > 0, due)
         self.fname = check_path('fname', fname)
-        self.notes = notes
+        self.notes, self.seconds = notes, seconds
         self.number = 0  # in the names of files, where others lie there already
         self._last = {}  # name of a record → the one written last
         self._written = {}  # file → run, and what the file was like when it was written
+        self._shares = set()  # files of what this rank alone recorded
         self._failed = False  # was it said in this fit that a file can't be written?
+        self._reset()
 
+    def _reset(self):
+        self._active = False  # is this a fit, and no evaluation?
+        self._thread = None  # that writes
+        self._unsaid = []  # what went wrong in it
+        self._preparing = False  # is it being found out what is to be written?
+        self._signal = None  # `BeforeSignal` of this epoch
+        self._began = self._now = time.monotonic()  # when the last write began; when the last batch was over
+        self._took = 0.  # seconds that the last write took
+
+    # fastai's events
     def before_fit(self):
         if evaluating(self.learn): return
-        self._failed = False
+        self._finish()
+        self._reset()
+        self._failed, self._active = False, True
         if not self.records():
             raise ValueError(f"SaveRecord({str(self.fname)!r}) has nothing to save: "
                              "no callback of the learner records, as ActStats does")
+        check_folder('SaveRecord', self.learn.path/self.fname)
+        for name, rec in self.records().items(): self._go_on(name, rec)
+        Epochs.join(self.learn, self)
+
+    @contextmanager
+    def within_epoch(self):
+        "An epoch is within it, whatever ends it"
+        with BeforeSignal(signal.SIGTERM, self.write_now, self._is_busy) as self._signal:
+            try: yield
+            except CANCEL: raise
+            except BaseException:
+                self._active = False
+                self.write_now()
+                raise
+            finally: self._signal = None
+
+    def after_batch(self):
+        if self._signal: self._signal.look()
+        if self._active and self._is_time(): self.write(share=True, wait=False)
+        if self._unsaid: self._say()
 
     def after_epoch(self):
         if evaluating(self.learn): return
         merge_all(self.learn)
-        self.write()
+        self.write(wait=False)
 
     def after_fit(self):
-        if not evaluating(self.learn): self.write()  # of an epoch that was cut short
+        if evaluating(self.learn): return
+        self._active = False
+        Epochs.leave(self.learn, self)
+        self.write()  # of an epoch that was cut short
+        self._remove_shares()
 
+    def _leave(self, before, learn):
+        super()._leave(before, learn)
+        Epochs.leave(before, self)
+        self._finish()
+
+    # what is written where
     def records(self) -> dict: # Callback's name, and what further records of it hold → `Record`
         "What the learner's callbacks have recorded so far, `act_stats` first"
         found = {}
         for cb in sorted(watching(self.learn), key=lambda cb: cb.name != 'act_stats'):
             first, *further = [rec for rec in cb.records if isinstance(rec, Record)] or [None]
             if first is not None: found[cb.name] = first
-            for rec in further: found[f"{cb.name}.{rec.what.replace(' ', '_')}"] = rec
+            for rec in further: found[f"{cb.name}.{words(rec.what)}"] = rec
         return found
 
-    def file(self, name:str) -> Path:
-        "Where the record of the callback `name` is written"
+    def file(self,
+        name:str, # Of the callback, and what a further record of it holds
+        share:bool=False # Of what this rank alone recorded
+    ) -> Path:
+        "Where a record is written"
         file = self.learn.path/self.fname
-        parts = [file.stem]
-        if self.number: parts.append(str(self.number))
+        parts = [file.stem, *[str(self.number)]*(self.number > 0)]
         if name != next(iter(self.records()), name): parts.append(name)
-        if not is_rank0(): parts.append(f'rank{world()[0]}')
+        if share or not is_rank0(): parts.append(f'rank{world()[0]}')
         return file.with_name('.'.join(parts) + file.suffix)
 
-    def write(self):
-        "Write what is new"
-        new = {name: rec for name, rec in self.records().items() if self._is_due(name, rec)}
-        self._spare_others(new)
-        for name, rec in new.items(): self._write_one(name, rec)
+    def _callback(self, name): return next(cb for cb in watching(self.learn) if cb.name == name.partition('.')[0])
+    def _go_on(self, name, rec):
+        "The file that a callback was resumed from is this run's own"
+        cb, file = self._callback(name), self.file(name)
+        if isinstance(cb, StatsCallback) and cb.resumed and file.is_file() and replaceable(file, rec, self._written):
+            self._written[file] = rec.made.get('run'), signature(file)
 
-    def _is_due(self, name, rec):
+    def _is_share(self, name, rec):
+        "Is it what this rank recorded, and others have more?"
+        cb, (rank, size) = self._callback(name), world()
+        return size > 1 and has_ranks(cb) and cb.merges and rec.ranks == (rank,)
+
+    def _is_due(self, name, rec, share):
         "Is there something new in it, for this process to write?"
         if rec is self._last.get(name) or not len(rec): return False
-        if is_rank0(): return True
-        callback = name.partition('.')[0]
-        missing = any(cb.ranks.missing for cb in self.learn.cbs if has_ranks(cb) and cb.name == callback)
-        return missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
+        if share or is_rank0(): return True
+        cb = self._callback(name)
+        return has_ranks(cb) and cb.ranks.missing and rec.ranks[:1] == world()[:1]  # what rank 0 does not have
 
+    # when
+    def _is_time(self):
+        "Would it be too late after the next batch, with the time that writing takes?"
+        if self.seconds is None: return False
+        before, self._now = self._now, time.monotonic()
+        late = 2*self._now - before + 2*self._took >= self._began + self.seconds
+        return late and not (self._thread and self._thread.is_alive())
+
+    def _is_busy(self):
+        "Is this a moment at which a handler must not read what was recorded?"
+        return self._preparing or any(cb.busy for cb in watching(self.learn))
+
+    def write(self,
+        share:bool=False, # What this rank alone recorded, into a file of its own, rather than not at all?
+        wait:bool=True # Until its thread has written it?
+    ):
+        "Write what is new"
+        self._finish()
+        self._preparing, self._began = True, time.monotonic()
+        try:
+            own = {name: (rec, share and self._is_share(name, rec)) for name, rec in self.records().items()}
+            new = {name: o for name, o in own.items() if self._is_due(name, *o)}
+            self._spare_others(new)
+            jobs = [(name, rec, self.file(name, alone)) for name, (rec, alone) in new.items()]
+            self._shares.update(file for (_, alone), (_, _, file) in zip(new.values(), jobs) if alone)
+            if jobs: self._thread = Thread(target=self._write_all, args=(jobs,), name='SaveRecord')
+            if jobs: self._thread.start()
+        finally: self._preparing = False
+        if wait: self._finish()
+
+    def write_now(self):
+        "Write what there is; nobody waits for other ranks"
+        if self.learn is None: return
+        self.write(share=True)
+
+    def _finish(self):
+        thread, self._thread = self._thread, None
+        if thread: thread.join()
+        if self._unsaid: self._say()
+
+    def _say(self):
+        unsaid, self._unsaid = self._unsaid, []
+        if not self._failed: warnings.warn(unsaid[0], stacklevel=4)
+        self._failed = True
+
+    def _write_all(self, jobs):
+        for name, rec, file in jobs:
+            try:
+                rec.save(file, self.notes)
+                self._written[file] = rec.made.get('run'), signature(file)
+                self._last[name] = rec
+            except Exception as e: self._unsaid.append(f"{file} was not written: {e}")
+        self._took = time.monotonic() - self._began
+
+    # files that are there
     def _spare_others(self, new):
         "Count the number in the files' names up until none is replaced that holds what these records do not"
         spared = []
-        while others := [self.file(name) for name, rec in new.items() if not self._replaceable(self.file(name), rec)]:
-            spared += others
-            self.number += 1
+        def others(): return [file for name, (rec, alone) in new.items()
+                              if not replaceable(file := self.file(name, alone), rec, self._written)]
+        while found := others(): spared, self.number = spared + found, self.number + 1
         if not spared: return
         beside = self.file(next(iter(new)))
         warnings.warn(f"{spared[0]} holds what this run does not: it stays, and this run is written to {beside}",
                       stacklevel=3)
 
-    def _replaceable(self, file, rec):
-        "Is nothing lost if `rec` takes the place of this file?"
-        try: found = _signature(file)
-        except OSError: return True  # there is none, or writing will say what is wrong
-        empty = not found[2]
-        if empty or not file.is_file(): return True  # writing will refuse a folder
-        run = rec.made.get('run')
-        return self._written.get(file) == (run, found) or (run is not None and _holds(rec, run, file))
+    def _remove_shares(self):
+        "What is in the record of all ranks by now"
+        if self._failed or any(cb.ranks.missing for cb in self.learn.cbs if has_ranks(cb)): return
+        while self._shares: self._shares.pop().unlink(missing_ok=True)
 
-    def _write_one(self, name, rec):
-        file = self.file(name)
-        try:
-            rec.save(file, self.notes)
-            self._written[file] = rec.made.get('run'), _signature(file)
-        except Exception as e:
-            if not self._failed: warnings.warn(f"{file} was not written: {e}", stacklevel=3)
-            self._failed = True
-            return
-        self._last[name] = rec
-
-    def __getstate__(self): return dict(self.__dict__, _last={})  # an exported learner takes no second record along
+    def __getstate__(self): return dict(self.__dict__, _last={}, _thread=None, _signal=None)  # of this process

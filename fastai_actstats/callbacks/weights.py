@@ -64,11 +64,12 @@ class WeightStats(StatsCallback):
         capacity:int=256, # Columns kept
         when_full:str='merge', # 'merge' neighbouring columns (the whole run stays) or 'overwrite' the oldest
         kernel:str='auto', # 'auto' or one of `kernels.dispatch.KERNELS`
-        name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already
+        name:str|None=None, # `learn.<name>`; None: by the class, numbered where there is one of it already
+        resume=None # File that `SaveRecord` wrote, relative to `learn.path`: its time line goes on
     ):
         check_kernel(kernel)
         accumulator = Accumulator(Bins.linear(bins, range, eps), capacity, when_full, every, kept=self.kept)
-        super().__init__(accumulator, layers, name=name)
+        super().__init__(accumulator, layers, name=name, resume=resume)
         self.kernel = kernel
         self._types, self._copies = {}, []  # name → type of its module; names of what other ranks hold as well
         self._params, self._lazy = {}, {}  # name → parameter; those that have no shape yet
@@ -94,6 +95,10 @@ class WeightStats(StatsCallback):
                         "floating-point parameters to watch")
         self._types = dict(found.values())
         return {found[p][0]: p for p in self.learn.model.parameters() if p in found}
+
+    def known(self):
+        shaped = {n: dict(shape=tuple(p.shape)) for n, p in self.chosen().items() if not is_lazy(p)}
+        return {n: dict(type=self._types[n], **shaped.get(n, {})) for n in self.names}
 
     def taps(self):
         "No hooks; the parameters are watched in fastai's events"

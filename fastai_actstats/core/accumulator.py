@@ -95,6 +95,9 @@ class Accumulator:
     @property
     def step(self) -> int: return self.batch.step  # Of the next batch
 
+    @property
+    def next_step(self) -> int: return self.batch.step + self.batch.joins  # With which another fit begins
+
     def begin_fit(self):
         "Its first batch is a step of its own, whatever the last fit left unfinished"
         self.batch.begin_fit()
@@ -213,7 +216,8 @@ class Accumulator:
     def records(self) -> list[Record]:
         "What has been recorded so far, one for each thing kept: one transfer from the device, held until there is more"
         with self.lock:
-            if self._cache is None or self._cache[0] != self.version: self._cache = self.version, self._read()
+            now = self.version, self.next_step
+            if self._cache is None or self._cache[0] != now: self._cache = now, self._read()
             return self._cache[1]
 
     @property
@@ -244,7 +248,9 @@ class Accumulator:
         return Record(rows[:, theirs, 0][:, here], columns, names, self.bins, WHAT, known, self.ranks,
                       made=dict(run=self.run))
 
-    def _marks(self): return dict(run=self.run) | (dict(loss_scale=list(self.scales)) if self.scales else {})
+    def _marks(self):
+        scales = dict(loss_scale=list(self.scales)) if self.scales else {}
+        return dict(run=self.run, step=self.next_step) | scales
 
     def known(self) -> dict: # Layer → what is known of it
         "A copy, which does not know of layers that come later"

@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import nn
 
 from .layers import children, named_layers, torch_types, whole_layers
+from ..kernels.bins import Bins
 
 # %% auto #0
-__all__ = ['ALIVE', 'RANGES', 'RELUS', 'CHANNELS_FIRST', 'SIZES', 'activation_kind', 'alive', 'channel_axis', 'makers']
+__all__ = ['ALIVE', 'RANGES', 'RELUS', 'CHANNELS_FIRST', 'SIZES', 'IGNORED', 'activation_kind', 'channel_bins', 'channel_names',
+           'channel_axis', 'makers', 'ignored_inputs']
 
 # %% ../../nbs/core/13_channels.ipynb #alive
-ALIVE = {'relu': (0., math.inf),   # alive above 0
+ALIVE = {'relu': (2.**-149, math.inf),  # alive above 0: from the smallest float32 that is
          'tanh': (-0.97, 0.97),    # |tanh| > 0.97 is called saturated as a rule of thumb
          'sigmoid': (0.03, 0.97)}  # the same for a range from 0 to 1
 
@@ -37,13 +38,18 @@ def activation_kind(
         if name in RELUS: return 'relu'
     return None
 
-def alive(
-    x:torch.Tensor, # Floating-point
-    kind:str # A key of `ALIVE`
-) -> torch.Tensor: # bool, same shape
-    "Which values lie where a unit of this kind passes on a gradient"
-    low, high = ALIVE[kind]
-    return x > low if math.isinf(high) else (x >= low) & (x <= high)
+# %% ../../nbs/core/13_channels.ipynb #rows
+def channel_bins(
+    eps:float=.05 # `abs(x) <= eps` is near zero
+) -> Bins:
+    "One bin, from where a channel begins to be alive, 0, to where it ends, 1: in each layer at the limits of its kind"
+    return Bins(1, 0., 1., eps)
+
+def channel_names(
+    layer:str, # Dotted name
+    n:int # Channels
+) -> list[str]: # Such as '2.0[7]'
+    return [f'{layer}[{i}]' for i in range(n)]
 
 # %% ../../nbs/core/13_channels.ipynb #axis
 CHANNELS_FIRST = {'_ConvNd', '_NormBase', 'GroupNorm', 'LocalResponseNorm'}  # of torch's: channels are axis 1
@@ -79,4 +85,20 @@ def makers(
         if whole and activation_kind(m) is None and any(True for _ in m.parameters()): before = m
         res[m] = before if whole else None
     res.update({every[n]: res[inner] for n, inner in whole_layers(model).items() if inner is not None})
+    return res
+
+# %% ../../nbs/core/13_channels.ipynb #inputs
+IGNORED = 2.**-8  # of the usual norm: less than bfloat16 tells apart
+
+def ignored_inputs(
+    modules:dict # Name → module
+) -> dict: # Convolution's name → bool [input channels], on its device
+    "Input channels whose weights are so small beside those of the layer's other inputs that it ignores them"
+    res = {}
+    for n, m in modules.items():
+        if '_ConvNd' not in torch_types(m) or m.groups > 1: continue
+        w, axis = m.weight.detach(), 0 if '_ConvTransposeNd' in torch_types(m) else 1
+        if isinstance(w, nn.parameter.UninitializedParameter): continue
+        norm = w.float().square().sum([d for d in range(w.dim()) if d != axis]).sqrt()
+        res[n] = norm < IGNORED*norm.median()
     return res

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ try:
 except ImportError: fcntl = None  # Windows
 
 # %% auto #0
-__all__ = ['sweep', 'atomic', 'write_arrays', 'need', 'open_arrays', 'read_array', 'read_part']
+__all__ = ['sweep', 'atomic', 'check_folder', 'write_arrays', 'need', 'open_arrays', 'read_array', 'read_part']
 
 # %% ../../nbs/core/09_disk.ipynb #atomic
 def _lock(fd, wait=True):
@@ -78,6 +79,17 @@ def atomic(
             if fcntl: os.replace(new, path)  # while it is locked
         if not fcntl: os.replace(new, path)  # Windows moves no open file
     finally: new.unlink(missing_ok=True)
+
+def check_folder(
+    who:str, # That will write
+    file:Path # Where to
+):
+    "`OSError` says in one sentence why no file could be written there; its folder is made"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent): pass
+    except OSError as e:
+        raise OSError(f"{who} cannot write to the folder {str(file.parent)!r}: {e.strerror or e}") from None
 
 # %% ../../nbs/core/09_disk.ipynb #arrays
 def write_arrays(f, arrays:dict):

@@ -75,7 +75,8 @@ def write(
     file:str|os.PathLike, # Where to; a file of that name is replaced
     rows:torch.Tensor, columns:np.ndarray, layers:list[str], bins:Bins, what:str, info:dict, # As of `run.pack`
     ranks:tuple=(), notes=None, # As of a `Record`; notes are anything that JSON holds
-    made:dict|None=None # See `made`
+    made:dict|None=None, # See `made`
+    alive:np.ndarray|None=None # Of a `ChannelRecord`: int64 [T, L, 2], `alive_steps`
 ) -> Path: # Where it is
     "Write a record so that at any moment either the old file or the new one is there, whole"
     check_notes(notes)
@@ -83,6 +84,7 @@ def write(
     arrays = {name: np.ascontiguousarray(r[..., part], '<i8') for name, part in _INTEGERS.items()}
     arrays['columns'] = np.ascontiguousarray(columns, COLUMN)
     arrays['moments'] = np.ascontiguousarray(r[..., MEAN:], '<f8')
+    if alive is not None: arrays['alive'] = np.ascontiguousarray(alive, '<i8')
     edges = {name: _plain(getattr(bins, name)) for name in _BINS}
     own, run = [n for n in layers if not of_run(n)], [n for n in layers if of_run(n)]  # the latter come last
     meta = dict(format=FORMAT, version=VERSION, what=what, layers=own, run=run, columns=len(columns), info=_plain(info),
@@ -112,7 +114,8 @@ def _meta(archive):
         by = meta.get('made', {}).get('versions', {}).get('fastai_actstats', 'another version')
         raise ValueError(f"it is in format {meta['version']!r}, written by fastai_actstats {by}, "
                          f"and this version reads formats {min(READS)} to {VERSION}")
-    need(sorted(archive.namelist()) == sorted(names), "it holds other arrays than a record does")
+    listed = sorted(archive.namelist())
+    need(listed in (sorted(names), sorted(names | {'alive.npy'})), "it holds other arrays than a record does")
     need(isinstance(meta['layers'], list) and all(map(_text, meta['layers'])), "its layer names are not text")
     run = meta['run'] if meta['version'] > 1 else []
     need(isinstance(run, list) and all(_text(n) and of_run(n) and n != MARK for n in run), "its run's names are none")
@@ -181,6 +184,14 @@ def _as_now(moments, count):
     missing = np.where(count[..., None] > 0, np.nan, 0.)
     return np.concatenate([moments[..., :2], missing, missing, moments[..., 2:]], -1)
 
+def _alive(archive, columns, L):
+    "The steps at which channels were alive, if they lie in their columns"
+    steps = read_array(archive, 'alive', np.dtype('<i8'), (len(columns), L, 2))
+    first, last, c = steps[..., 0], steps[..., 1], columns[:, None]
+    within = (c['first'] <= first) & (first <= last) & (last <= c['last'])
+    need((within | (steps == -1).all(-1)).all(), "its channels live outside of its columns")
+    return steps
+
 @contextmanager
 def _opened(file, limit):
     "The file as a zip of arrays; whatever is wrong with it is said as a `ValueError` of one sentence"
@@ -217,7 +228,7 @@ def read(
     limit:int=LIMIT, # Bytes that it may unpack to
     layers=None, # Names and glob patterns of the layers to read; None: all
     steps:tuple[int, int]|None=None # First and last step to read; None: all
-) -> dict: # The arguments of a `Record`, which `run.unpack` takes
+) -> dict: # The arguments of a `Record`, which `run.unpack` takes, and `alive`, of a `ChannelRecord`, or None
     "Read a record or a part of it; `ValueError` says in a sentence why a file is refused, `OSError` why it isn't read"
     with _opened(file, limit) as archive:
         meta = _meta(archive)
@@ -227,7 +238,11 @@ def read(
         size = T, len(names)
         due = {name: ('<i8', size) for name in _INTEGERS}
         due |= dict(counts=('<i8', (*size, bins.n + 2)), moments=('<f8', (*size, READS[meta['version']])))
-        sha, arrays = _sha(meta), {}
+        sha, alive, arrays = _sha(meta), None, {}
+        if 'alive.npy' in archive.namelist():
+            alive = _alive(archive, columns, len(names))
+            sha.update(alive)
+            alive = alive[first][:, second]
         sha.update(columns)
         for name, (dtype, shape) in sorted(due.items()):
             arrays[name] = read_part(archive, name, np.dtype(dtype), shape, first, second, sha.update)
@@ -240,4 +255,5 @@ def read(
     rows[..., MEAN:] = torch.from_numpy(moments)
     names = [n for n, asked in zip(names, second) if asked]
     return dict(rows=rows, columns=columns[first], layers=names, bins=bins, what=meta['what'],
-                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'])
+                info=_tuples(meta['info']), ranks=tuple(meta['ranks']), notes=meta['notes'], made=meta['made'],
+                alive=alive)

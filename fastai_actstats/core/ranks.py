@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .channel_ranks import unpacked
 from .columns import COLUMN, as_columns, move, time_order
 from .record import Record
 from .run import pack, unpack
@@ -164,12 +165,12 @@ def merge_records(
     records:Mapping # Rank → its `Record`, such as files that the ranks saved
 ) -> Record: # With `ranks`
     "The record that one process would have made of all the ranks' batches"
-    records = {r: pack(rec) for r, rec in records.items()}
+    records = {r: pack(rec.packed()) for r, rec in records.items()}
     heads = {r: head(rec) for r, rec in records.items()}
     plan, some = agree(heads), records[min(records)]
     for note in notes(plan): warnings.warn(f"{some.what}: {note}", stacklevel=2)
     rows = merge(torch.stack([placed(records[r], plan, heads[r]) for r in plan['ranks']]))
-    return as_record(rows, some, plan, plan['ranks'])
+    return unpacked(as_record(rows, some, plan, plan['ranks']))
 
 def listed(ranks): return f"rank{'s'*(len(ranks) > 1)} {', '.join(map(str, ranks))}"
 
@@ -198,8 +199,6 @@ class ByRank(Mapping):
 
     def distance(self) -> pd.DataFrame: # Layers by ranks, 0 (alike) to 1 (nothing in common)
         "How far each rank's distribution of the whole run is from that of all the others (total variation)"
-        if next(iter(self.values())).what == 'units':
-            raise TypeError("units have no distributions; compare the ranks' tables")
         counts = {r: rec.summary.over(0).counts.double() for r, rec in self.items()}
         total = sum(counts.values())
         share = lambda c: c/c.sum(-1, keepdim=True)

@@ -21,7 +21,7 @@ import torch
 from . import files, tables
 from .columns import columns_between, columns_of, join
 from .markup import Html
-from .run import follow, pack, unpack
+from .run import follow, pack
 from .selection import first_names, select
 from .summary import Summary
 from ..kernels.bins import Bins
@@ -214,6 +214,8 @@ class Record:
     def _repr_html_(self) -> Html: return tables.as_html(self)
 
     # kept
+    def packed(self) -> Record: return self  # what is merged with other ranks': a plain record
+
     def save(self,
         file:str|os.PathLike, # Such as 'run.npz'; a file of that name is replaced at once and whole
         notes=None # What is to be known again, of anything that JSON holds; the record's own notes if none are given
@@ -231,7 +233,8 @@ class Record:
         layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
         "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
-        return unpack(cls(**files.read(file, limit, layers, steps)))
+        from .channel_record import of_file
+        return of_file(cls, files.read(file, limit, layers, steps))
 
     def to_csv(self, file:str|os.PathLike):
         "The tidy table as text"

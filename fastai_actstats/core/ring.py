@@ -26,6 +26,8 @@ WAITING = 16  # rows at most that wait to be merged into the last column
 class Ring:
     "At most `capacity` columns of summaries `[layers, B+11]`, oldest first"
     merge = staticmethod(merge)  # of neighbouring columns and of parts of a step
+    most_waiting = WAITING
+    pairs_at_once = 64  # that are merged where the ring is full, so that it takes no second ring to halve the first
 
     def __init__(self,
         capacity:int=1024, # Columns at most, 2 or more
@@ -41,7 +43,7 @@ class Ring:
         self.capacity, self.bins, self.when_full = capacity, bins, when_full
         self.rows = self.blank(capacity, layers, device)
         self.columns = np.zeros(capacity, COLUMN)
-        self.waiting = self.blank(WAITING, layers, device)  # rows that belong to the last column
+        self.waiting = self.blank(self.most_waiting, layers, device)  # rows that belong to the last column
         self.waits = 0  # how many of them
         self.start, self.used = 0, 0  # where the oldest column lies, and how many there are
         self.stride = 1  # steps that a column takes
@@ -75,7 +77,7 @@ class Ring:
                 self._make_room()
                 joins = self._open()
         if joins:
-            if self.waits == WAITING: self.merge_waiting()
+            if self.waits == self.most_waiting: self.merge_waiting()
             i = self._slot(self.used - 1)
             self.waiting[self.waits] = block
             self.waits += 1
@@ -104,8 +106,8 @@ class Ring:
             self.start, self.used = self._slot(1), self.used - 1
             return
         pairs, odd = divmod(self.capacity, 2)
-        for i in range(0, pairs, 64):  # in blocks, so that no second ring is needed to halve the first
-            j = min(i + 64, pairs)
+        for i in range(0, pairs, self.pairs_at_once):
+            j = min(i + self.pairs_at_once, pairs)
             self.rows[i:j] = self.merge(self.rows[2*i:2*j].unflatten(0, (-1, 2)), 1)
         if odd: self.rows[pairs] = self.rows[-1].clone()
         self.columns[:pairs + odd] = join(self.columns, np.arange(0, self.capacity, 2))
@@ -120,7 +122,7 @@ class Ring:
         extra, device = layers - self.rows.shape[1], device or self.rows.device
         self.rows = self.rows.to(device)
         if extra: self.rows = torch.cat([self.rows, self.blank(self.capacity, extra, device)], 1)
-        self.waiting = self.blank(WAITING, layers, device)
+        self.waiting = self.blank(self.most_waiting, layers, device)
 
     def read(self) -> tuple[torch.Tensor, np.ndarray]: # float64 [T, layers, B+11] on the host; columns of `COLUMN`
         "What is held, oldest column first: one transfer"
@@ -128,6 +130,19 @@ class Ring:
         order = [self._slot(i) for i in range(self.used)]
         rows = self.rows[:self.used] if self.start == 0 else torch.cat([self.rows[self.start:], self.rows[:self.start]])
         return rows.to('cpu', copy=True), self.columns[order]
+
+    def restore(self,
+        rows:torch.Tensor, columns:np.ndarray # As `read` gave them, at most `capacity` of them
+    ):
+        "Hold what was read of another ring, and go on where that one was"
+        T, layers = rows.shape[:2]
+        self.rows = self.blank(self.capacity, layers, self.rows.device)
+        self.waiting = self.blank(WAITING, layers, self.rows.device)
+        self.rows[:T] = rows
+        self.columns[:T] = columns
+        self.start, self.used, self.waits = 0, T, 0
+        self.stride = int(columns['steps'].max(initial=1))
+        self.version += 1
 
     def __getstate__(self):
         rows, columns = self.read()  # only what is held goes into a pickle
@@ -138,5 +153,5 @@ class Ring:
         rows, columns = self.rows, self.columns
         self.rows = rows.new_empty(self.capacity, *rows.shape[1:])
         self.columns = np.zeros(self.capacity, COLUMN)
-        self.waiting = self.blank(WAITING, rows.shape[1], rows.device)
+        self.waiting = self.blank(self.most_waiting, rows.shape[1], rows.device)
         self.rows[:self.used], self.columns[:self.used] = rows, columns

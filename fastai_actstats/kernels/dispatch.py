@@ -24,7 +24,7 @@ from .bins import Bins
 from .eager import M2, MAX, MEAN, MIN, block, empty, memory_order, merge
 
 # %% auto #0
-__all__ = ['DTYPES', 'KERNELS', 'NEEDS', 'SMALL', 'readable', 'dense', 'out_of_memory', 'in_memory', 'check_kernel',
+__all__ = ['DTYPES', 'KERNELS', 'NEEDS', 'SMALL', 'readable', 'dense', 'out_of_memory', 'local_part', 'in_memory', 'check_kernel',
            'load_kernel', 'try_out', 'give_up', 'kernel_for', 'fold', 'fold_all']
 
 # %% ../../nbs/kernels/05_dispatch.ipynb #gate-code
@@ -48,7 +48,7 @@ def dense(
 
     Of a `DTensor` these are the values that this process holds, its local part."""
     if not _own(x) and hasattr(type(x), 'to_local'):
-        local = _local(x)
+        local = local_part(x)
         return (local, 1, kernel) if readable(local) else dense(local, kernel)
     if not x.is_floating_point() or x.layout is not torch.strided or x.is_nested:
         raise TypeError(f"{_describe(x)} is no dense tensor of floating-point values")
@@ -69,7 +69,8 @@ def out_of_memory(cause:Exception) -> bool:
 
 def _own(x): return type(x).__torch_dispatch__ is _OWN
 
-def _local(x):
+def local_part(x):
+    "What this process holds of a `DTensor`"
     if any(p.is_partial() for p in x.placements):
         raise TypeError(f"{_describe(x)} is a sum over processes that has not been made yet: "
                         "no process holds its values")

@@ -17,6 +17,7 @@ from matplotlib.colors import LogNorm
 
 from ..analysis.formats import FORMATS, by_magnitude, check_format, check_octaves, lost
 from ..core.record import Record
+from . import distributions  # noqa: F401, gives records their heat map
 from fastai_actstats.plots.axes import (
     CMAP,
     RIM,

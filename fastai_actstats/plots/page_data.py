@@ -121,8 +121,8 @@ def run_of(
     rec:Record # What is drawn
 ) -> tuple[list[str], np.ndarray]|None: # Names; float64 [lines, T]
     "Loss and learning rates over its columns, where they were recorded"
-    run = getattr(rec, 'run', None)
-    if run is None: return None
+    if rec.run is None: return None
+    run = rec.run
     names = [n for n in run.layers if n == 'loss' or n.startswith('lr')]
     if not names: return None
     return names, run[names].mean.T

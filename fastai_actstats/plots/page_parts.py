@@ -17,26 +17,20 @@ from ..core.tables import described, overview
 from .page_data import Content, position, run_of
 
 # %% auto #0
-__all__ = ['HELP', 'COLUMNS', 'known', 'description', 'lines_of', 'notes_of', 'findings', 'link', 'options', 'controls',
-           'picture', 'charts', 'section', 'numbers']
+__all__ = ['HELP', 'COLUMNS', 'said', 'description', 'lines_of', 'notes_of', 'findings', 'link', 'options', 'controls', 'picture',
+           'charts', 'section', 'numbers']
 
 # %% ../../nbs/plots/08_page_parts.ipynb #head
-def known(
-    about:dict # Of anything that JSON holds
-) -> list[tuple[str, str]]: # Name, text
-    "What is known of a run, a line each: dictionaries in it are gone into, those of plain values take a line"
-    lines = []
-    for name, value in about.items():
-        inner = known(value) if isinstance(value, dict) else []
-        if inner and not any(isinstance(v, (dict, list, tuple)) for v in value.values()):
-            lines.append((str(name), ', '.join(f'{n} {v}' for n, v in inner)))
-        elif isinstance(value, dict): lines += [(f'{name}: {n}', v) for n, v in inner]
-        elif value not in (None, '', [], ()): lines.append((str(name), str(value)))
-    return lines
+def said(value) -> str: # Of anything that JSON holds
+    "As a reader wants it, in a line"
+    if isinstance(value, (list, tuple)): return '; '.join(map(said, value))
+    if not isinstance(value, dict): return str(value)
+    inner = {k: f'({said(v)})' if isinstance(v, (dict, list, tuple)) else said(v) for k, v in value.items()}
+    return ', '.join(f'{k} {v}' for k, v in inner.items())
 
 def description(content:Content) -> Html:
     "What was trained, and what was recorded of it"
-    parts, said = [], None
+    parts, last = [], None
     for group in content.groups:
         rec = group.rec
         lines = [('recorded', described(rec))]
@@ -44,8 +38,8 @@ def description(content:Content) -> Html:
             lines.append(('drawn', f"{len(group.shown)} columns, neighbours of {len(rec.main_phase)} merged"))
         if not rec.columns['valid'].all() and rec.columns['valid'].any():
             lines.append(('not drawn', f"{int(rec.columns['valid'].sum())} columns of validation"))
-        if rec.made != said: lines += known(made() | rec.made)
-        said = rec.made
+        if rec.made != last: lines += [(k, said(v)) for k, v in (made() | rec.made).items()]
+        last = rec.made
         parts += [tag('h3', tag('bdi', group.title)), tag('dl', *(
             together(tag('dt', tag('bdi', k)), tag('dd', *lines_of(v))) for k, v in lines))]
         if rec.notes is not None: parts.append(tag('pre', notes_of(rec.notes)))
@@ -57,18 +51,19 @@ def notes_of(notes): return json.dumps(notes, indent=1, ensure_ascii=False, defa
 
 def findings(content:Content) -> Html:
     "The report: its first line, and its findings with a link to where they are seen"
-    said = [tag('p', tag('b', tag('bdi', line))) for line in content.headlines]
-    if not content.sights: return together(*said)
+    lines = [tag('p', tag('b', tag('bdi', line))) for line in content.headlines]
+    if not content.sights: return together(*lines)
     heads = 'layer', 'finding', 'since step', 'evidence', 'what to try'
     head = tag('tr', *(tag('th', h, scope='col') for h in heads))
     rows = []
     for i, (f, section, _) in enumerate(content.sights):
         name = tag('bdi', f.layer)
         if section is not None: name = link(content, i, name)
-        cells = name, tag('bdi', f.finding), f.since, tag('bdi', f.evidence), tag('bdi', f.remedy)
+        kind = tag('bdi', f.finding if f.severity == 'alarm' else f'{f.finding} ({f.severity})')
+        cells = name, kind, f.since, tag('bdi', f.evidence), tag('bdi', f.remedy)
         rows.append(tag('tr', *(tag('td', c) for c in cells)))
     found = tag('table', tag('thead', head), tag('tbody', *rows))
-    return together(*said, tag('div', found, class_='scroll', tabindex=0, role='region', aria_label='findings'))
+    return together(*lines, tag('div', found, class_='scroll', tabindex=0, role='region', aria_label='findings'))
 
 def link(content, i, inside):
     f, section, group = content.sights[i]
@@ -109,7 +104,8 @@ def picture(kind, label, caption, **of):
 def charts(content:Content, g:int) -> Html:
     "Statistics of all layers of a record, and its loss and learning rate"
     group, parts = content.groups[g], []
-    if run_of(group.shown):
+    shown = content.compared or not any(run_of(o.shown) for o in content.groups[:g])  # records of one run share it
+    if shown and run_of(group.shown):
         parts.append(picture('run', f'{group.title}: loss and learning rate', 'loss (dashed: learning rate)', group=g))
     parts += [picture('stat', f'{group.title}: {label} of every layer', label, group=g, stat=stat)
               for stat, label in STATS.items()]

@@ -141,7 +141,8 @@ def test_update_sizes(x):
 def test_report_is_a_table_and_says_when_it_is_empty(x):
     calm = record_of([[x]*2]*20, type='Conv2d', then='ReLU')
     none, some = calm.report(), record_of([[x - 9]*2]*20, type='Conv2d', then='ReLU').report()
-    assert list(none.df) == list(some.df) == ['layer', 'finding', 'since', 'evidence', 'remedy'] and len(none) == 0
+    assert list(none.df) == list(some.df) == ['layer', 'finding', 'since', 'evidence', 'remedy', 'severity']
+    assert len(none) == 0 and set(some.df.severity) == {'alarm'}
     assert not none
     assert isinstance(some.df, pd.DataFrame) and some.df.since.dtype == 'int64' and set(some.df.finding) <= FINDINGS
     assert 'Nothing found' in repr(none) and 'activations of 2 layers over 20 steps' in repr(none)

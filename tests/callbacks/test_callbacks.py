@@ -22,6 +22,7 @@ from fastai_actstats.all import (
     ActSample,
     ActStats,
     Bins,
+    ChannelRecord,
     DeadUnits,
     GradStats,
     LiveStats,
@@ -31,7 +32,6 @@ from fastai_actstats.all import (
     StopOnTrouble,
     TensorBoardStats,
     TrackioStats,
-    UnitRecord,
     WandbStats,
     WeightStats,
     compare,
@@ -114,9 +114,9 @@ def check(learn, cb, count):
     if isinstance(cb, StatsCallback):
         rec = cb.record
         assert cb.accumulator.step == count.steps == len(rec) and rec.steps[:, 0].tolist() == list(range(count.steps))
-        if count.steps and isinstance(rec, Record) and not isinstance(cb, WeightStats):
+        if count.steps and type(rec) is Record and not isinstance(cb, WeightStats):
             assert (rec.count == BATCH*np.array([8, 8, 3])).all()
-        if isinstance(rec, UnitRecord): assert all((rec.seen[n] == BATCH).all() for n in rec.layers)
+        if isinstance(rec, ChannelRecord): assert (rec.count == BATCH).all()
     if isinstance(cb, StopOnTrouble): assert cb.reason is None and not cb.failed
     if not count.epochs: return
     if isinstance(cb, ActSample): assert len(cb.sample) == 10 and cb.sample.info['seen'] == BATCH*VALID
@@ -208,11 +208,11 @@ def test_an_epoch_that_an_exception_ended_buries_no_unit(tmp_path):
     learn = learner(tmp_path, watch := DeadUnits(nn.ReLU))
     with torch.no_grad(): learn.model[0].bias[:3] = -99.
     broken(RuntimeError('enough'))(learn, watch)
-    before = {n: f.copy() for n, f in watch.record.fates.items()}
+    before = {n: np.stack(watch.record.fates(n)) for n in watch.record.channels}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         learn.lr_find(num_it=3*TRAIN, show_plot=False, suggest_funcs=None)
-    assert all((watch.record.fates[n] == f).all() for n, f in before.items())
+    assert before and all((watch.record.fates(n) == f).all() for n, f in before.items())
 
 # what a callback offers
 
@@ -230,10 +230,9 @@ def test_callbacks_offer_what_their_record_offers(tmp_path, monkeypatch):
             if callable(getattr(held, name)) and not own:
                 of = getattr(getattr(cb, name), '__self__', held)
                 assert isinstance(of, type(held)) or of is type(held), name
-        if not isinstance(cb, DeadUnits):
-            cb.save(tmp_path/'kept.npz')
-            assert type(held).load(tmp_path/'kept.npz').layers == held.layers
-            assert cb.load(tmp_path/'kept.npz').layers == held.layers
+        cb.save(tmp_path/'kept.npz')
+        assert type(held).load(tmp_path/'kept.npz').layers == held.layers
+        assert cb.load(tmp_path/'kept.npz').layers == held.layers
     act = learn.act_stats
     assert repr(act.report()) == repr(act.record.report()) and act.to_df().equals(act.record.to_df())
     assert act.epoch(0) == act.record.epoch(0)
@@ -251,7 +250,7 @@ def test_what_neither_has_is_an_error_that_names_the_callback(tmp_path):
     for name in ('fit_one_cycle', 'export', 'state_dict', 'no_such_thing'):
         with pytest.raises(AttributeError, match=f"ActStats has no attribute '{name}', and neither has its record"):
             getattr(act, name)
-    with pytest.raises(AttributeError, match="DeadUnits has no attribute 'save'"): learn.dead_units.save('run.npz')
+    with pytest.raises(AttributeError, match="DeadUnits has no attribute 'export'"): learn.dead_units.export('run.pkl')
     with pytest.raises(AttributeError, match='has no attribute'): _ = ActStats().dls
     class Wrong(ActStats):
         @property
@@ -262,7 +261,7 @@ def test_a_record_is_not_changed(tmp_path):
     learn = learner(tmp_path, [ActStats(), WeightStats(), DeadUnits(), GradStats()])
     learn.fit(1, 1e-3)
     names = [rec.what for cb in learn.cbs if isinstance(cb, StatsCallback) for rec in cb.records]
-    assert names == ['activations', 'weights', 'updates', 'weight gradients', 'units', 'gradients']
+    assert names == ['activations', 'weights', 'updates', 'weight gradients', 'channels', 'gradients']
     before = learn.weight_stats.grads
     diagnose(learn)
     assert learn.weight_stats.grads is before and before.what == 'weight gradients'
@@ -364,7 +363,7 @@ def test_a_report_says_first_what_it_could_not_look_at(tmp_path):
     assert none.headline == "Nothing of activations could be looked at: all 2 layers were left out ('a', 'b')."
     assert not none
     assert some.headline == "Nothing found. Looked at activations of 1 layer over 3 steps (left out: 'a')."
-    assert units.headline == "Nothing of units could be looked at: all 1 layers were left out ('a')."
+    assert units.headline == "Nothing of channels could be looked at: all 1 layers were left out ('a')."
     whole = diagnose(learn).headline
     assert whole.startswith('Nothing of activations (act_stats) could be looked at')
     assert 'Nothing found. Looked at gradients of 1 layer over 3 steps' in whole
@@ -406,7 +405,7 @@ def test_reading_in_another_thread_loses_nothing(tmp_path, record_row):
         assert (rec.count == rec.columns['steps'][:, None]*per).all()
         assert all((rec.count == rec.columns['steps'][:, None]*sizes).all() for rec in weight.records[:1])
         rec = units.record
-        assert all((rec.seen[n] == rec.columns['steps']*BATCH).all() for n in rec.layers)
+        assert (rec.count == rec.columns['steps'][:, None]*BATCH).all()
         repr(act), act.accumulator.nbytes
     def read():
         nonlocal reads
@@ -428,7 +427,7 @@ def test_reading_in_another_thread_loses_nothing(tmp_path, record_row):
     steps = epochs*TRAIN
     assert act.record.train.count.sum() == steps*BATCH*19 and act.record.valid.count.sum() == epochs*VALID*BATCH*19
     assert grad.record.count.sum() == steps*BATCH*19
-    assert all(units.record.seen[n].sum() == steps*BATCH for n in units.record.layers)
+    assert (units.record.count.sum(0) == steps*BATCH).all()
     record_row('training', 'records read in another thread', 'yes, no value lost', '-', '-')
 
 @pytest.mark.slow

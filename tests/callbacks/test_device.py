@@ -6,11 +6,11 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fastai_actstats.callbacks.channels import UnitTap
+from fastai_actstats.callbacks.channels import ChannelTap
 from fastai_actstats.callbacks.gradients import GradTap
 from fastai_actstats.callbacks.hooks import Tap
-from fastai_actstats.callbacks.units import UnitAccumulator
 from fastai_actstats.core.accumulator import Accumulator
+from fastai_actstats.core.channel_accumulator import ChannelAccumulator
 from fastai_actstats.kernels.bins import Bins
 
 
@@ -24,11 +24,11 @@ class StaysThere(TorchDispatchMode):
 
 def taps(kernel):
     acts, grads = Accumulator(Bins(), capacity=4), Accumulator(Bins.symlog(), capacity=4, when_full='overwrite')
-    units = UnitAccumulator(window=2, capacity=4)
+    units = ChannelAccumulator(window=2, capacity=4)
     for r in (acts, grads): r.add_layers(['a', 'b'], torch.device('cuda'))
     units.add_layers([], torch.device('cuda'))
     return {acts: [Tap(acts, n, kernel=kernel) for n in 'ab'], grads: [GradTap(grads, n, kernel=kernel) for n in 'ab'],
-            units: [UnitTap(units, n, 'relu', lambda shape: 1) for n in 'ab']}
+            units: [ChannelTap(units, n, 'relu', lambda shape: 1) for n in 'ab']}
 
 def steps(watched, make, n):
     for _ in range(n):
@@ -53,7 +53,7 @@ def test_steps_and_merging_need_no_value_on_the_host(kernel):
         for recorder in watched:
             assert not recorder.left_out and recorder.step == 41 and 2 <= len(recorder.rings[False]) <= 4
             assert recorder.rows.is_cuda
-        with pytest.raises(DataDependentOutputException): recorder.rows[0].item()
+        with pytest.raises(DataDependentOutputException): recorder.rows[0, 0].item()
         with pytest.raises(AssertionError), StaysThere(): recorder.rows.cpu()
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -103,17 +103,16 @@ def gradients_and_units_equal_what_was_kept(results):
     grads, units = results[0]['grad'], results[0]['units']
     for r in results[1:]:
         alike(r['grad'], grads)
-        assert all((r['units'].alive[n] == units.alive[n]).all() and (r['units'].fates[n] == units.fates[n]).all()
-                   for n in units.layers)
+        assert (r['units'].hist == units.hist).all() and (r['units'].alive_steps == units.alive_steps).all()
     gradients_equal_what_was_kept(results)
     for layer in worker.RELUS:
         alive = torch.stack([sum((r['kept'][t][layer] > 0).sum((0, 2, 3)) for r in results) for t in range(12)]).numpy()
-        assert (units.alive[layer] == alive.reshape(2, 6, -1).sum(1)).all()
+        assert (units[layer].hist[..., 0] == alive.reshape(2, 6, -1).sum(1)).all()
         for unit, steps in enumerate((alive > 0).T):
             at, silent = np.flatnonzero(steps), [e for e in (0, 1) if not steps[6*e:6*e + 6].any()]
             died = max(at[at < 6*silent[0]], default=-1) + 1 if silent else -1
             woke = min(at[at >= 6*silent[-1] + 6], default=-1) if silent else -1
-            assert units.fates[layer][:, unit].tolist() == [died, woke, len(silent) > 0]
+            assert [f[unit] for f in units.fates(layer)] == [died, woke, len(silent) > 0]
 
 def shards_equal_whole_parameters(results):
     "Merged over the ranks, each value is counted once: what torch gathers, summarised in one place"
@@ -219,11 +218,10 @@ def equals_one_process(results):
     alike(rec.train, stats.record.train)
     for r in results:
         alike(r['grad'], grads.record)
-        for n in units.record.layers:
-            assert (r['units'].alive[n] == units.record.alive[n]).all()
-            assert (r['units'].seen[n] == units.record.seen[n]).all()
+        assert (r['units'].hist == units.record.hist).all() and (r['units'].count == units.record.count).all()
+        for n in units.record.channels:
             assert (r['units'].dead(n) == units.record.dead(n)).all()
-            assert (r['units'].fates[n] == units.record.fates[n]).all()
+            assert np.array_equal(r['units'].fates(n), units.record.fates(n))
     assert len(rec.valid) == 4 and (rec.valid.count == size*stats.record.valid.count).all()
 
 @pytest.fixture(scope='module')

@@ -79,7 +79,7 @@ def test_tensorboard_reads_what_was_recorded(learner, tmp_path):
             assert (h.min, h.max) == (one.min[0, 0], one.max[0, 0])
             np.testing.assert_allclose([h.sum/h.num, h.sum_squares/h.num - (h.sum/h.num)**2],
                                        [one.mean[0, 0], one.std[0, 0]**2], rtol=1e-3)  # unbiased
-    assert any(t.startswith('units/') for t in events.Tags()['scalars'])
+    assert any(t.startswith('channels/') for t in events.Tags()['scalars'])
 
 def test_it_logs_each_step_once_even_when_the_ring_is_full(learner, tmp_path):
     learn = learner([ActStats(capacity=8), TensorBoardStats(tmp_path, points=5)])

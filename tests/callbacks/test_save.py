@@ -1,12 +1,20 @@
-"""`SaveRecord` and the files that are there already: none is replaced by less."""
+"""`SaveRecord`: files that are there are not replaced by less, and nothing is lost whatever ends the process."""
 import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import StopAt, make_record, tiny
+from fastai.basics import Callback
+from helpers import ROOT, LossTrace, StopAt, hooks_on, make_record, run_script, tiny
 
 from fastai_actstats.all import ActStats, GradStats, Record, SaveRecord
+from fastai_actstats.callbacks import save
 
 
 def beside(path, new):
@@ -17,7 +25,7 @@ def test_a_run_that_is_resumed_after_a_kill_keeps_the_old_file(tmp_path, record_
     first = tiny(tmp_path, ActStats(), SaveRecord('k.npz'), StopAt(5, 2, RuntimeError('power cut')))
     with pytest.raises(RuntimeError): first.fit(8)
     old = (tmp_path/'k.npz').read_bytes()
-    assert len(Record.load(tmp_path/'k.npz')) == 20
+    assert len(Record.load(tmp_path/'k.npz')) == 22  # up to the batch that was cut
     again = tiny(tmp_path, ActStats(), SaveRecord('k.npz'))
     with beside(tmp_path/'k.npz', tmp_path/'k.1.npz') as found: again.fit(8, start_epoch=5)
     assert len(found) == 1 and (tmp_path/'k.npz').read_bytes() == old
@@ -116,3 +124,194 @@ def test_save_by_hand_replaces(tmp_path):
     make_record().save(tmp_path/'run.npz')
     make_record(steps=2).save(tmp_path/'run.npz')
     assert len(Record.load(tmp_path/'run.npz')) == 2 and os.listdir(tmp_path) == ['run.npz']
+
+# every so many seconds, and before a process is ended
+
+TRAINS = '''
+import random, signal, time
+from fastai.basics import Callback
+from fastai_actstats.all import *
+
+class Tell(Callback):
+    "Which steps are over, in a file of its own"
+    order = 90
+    def before_fit(self): self.file = open(self.path/'steps', 'w', 1)
+    def after_batch(self):
+        if not self.training: return
+        self.file.write(f"{self.act_stats.accumulator.step} {time.monotonic()}\\n")
+        time.sleep(.005)
+
+def train(folder, seconds, own='none'):
+    torch.manual_seed(0)
+    data = torch.utils.data.TensorDataset(torch.randn(320, 4), torch.randn(320, 1))
+    dls = DataLoaders.from_dsets(data, data, bs=8, num_workers=2*(own == 'workers'), device=torch.device('cpu'))
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    cbs = [ActStats(), GradStats(), SaveRecord(seconds=seconds), Tell()]
+    learn = quiet(Learner(dls, model, loss_func=MSELossFlat(), path=folder, cbs=cbs))
+    learn.fit(3 if own in ('goes on', 'ignores') else 1000)
+'''
+
+SIGNALLED = TRAINS + '''
+folder, own = Path(sys.argv[1]), sys.argv[2]
+def users(number, frame):
+    (folder/'users').touch()
+    if own == 'exits': sys.exit(5)
+if own in ('goes on', 'exits'): signal.signal(signal.SIGTERM, users)
+if own == 'ignores': signal.signal(signal.SIGTERM, signal.SIG_IGN)
+before = signal.getsignal(signal.SIGTERM)
+train(folder, 100., own)
+assert signal.getsignal(signal.SIGTERM) is before
+(folder/'done').touch()
+'''
+
+KILLED = TRAINS + '''
+folder, seconds, kills = Path(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+for i in range(kills):
+    (folder/str(i)).mkdir()
+    pid = os.fork()
+    if pid == 0:
+        train(folder/str(i), seconds)
+        os._exit(1)
+    while not (folder/str(i)/'steps').exists(): time.sleep(.01)
+    time.sleep(random.uniform(0, 3*seconds))
+    os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    (folder/str(i)/'killed').write_text(str(killed))
+'''
+
+def started(folder, own='none', steps=60):
+    "A process that trains, after so many steps"
+    code = "import sys, warnings\nsys.path.insert(0, 'tests')\nfrom helpers import *\n" + SIGNALLED
+    process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code, str(folder), own], cwd=ROOT,
+                               stderr=subprocess.PIPE, text=True)
+    while len(told(folder)) < steps and process.poll() is None: time.sleep(.01)
+    return process
+
+def told(folder):
+    "(Step, when it was over) as far as the process told"
+    try: lines = (folder/'steps').read_text().splitlines(True)
+    except FileNotFoundError: return []
+    return [(int(step), float(when)) for step, when in (line.split() for line in lines if line.endswith('\n'))]
+
+def left(folder):
+    "The records, and how many training steps are in them"
+    records = [Record.load(folder/f'run{name}.npz') for name in ('', '.grad_stats')]
+    assert not [f for f in os.listdir(folder) if f.endswith('.tmp')]
+    for rec in records: assert rec.columns['steps'].sum() == rec.columns['last'][-1] + 1 == rec.made['step']
+    return [rec.made['step'] for rec in records]
+
+@pytest.mark.slow
+@pytest.mark.parametrize('own', ['none', 'exits', 'workers'])
+def test_sigterm_leaves_every_step_and_ends_the_process_as_it_would_have(own, tmp_path, record_row):
+    process = started(tmp_path, own=own)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == (5 if own == 'exits' else -signal.SIGTERM), said
+    steps = told(tmp_path)[-1][0]
+    assert 60 <= steps and all(steps <= there <= steps + 1 for there in left(tmp_path))
+    assert (tmp_path/'users').exists() == (own == 'exits') and not (tmp_path/'done').exists()
+    record_row('endings', 'SIGTERM in mid-epoch', 'yes', '-', '-')
+
+@pytest.mark.slow
+@pytest.mark.parametrize('own', ['goes on', 'ignores'])
+def test_a_signal_that_ended_nothing_does_not_now(own, tmp_path):
+    process = started(tmp_path, own=own, steps=20)
+    process.send_signal(signal.SIGTERM)
+    if own == 'goes on':
+        while not (tmp_path/'users').exists() and process.poll() is None: time.sleep(.01)
+        assert left(tmp_path)[0] >= 20
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and (tmp_path/'done').exists() and left(tmp_path) == [120, 120], said
+
+@pytest.mark.slow
+def test_sigkill_loses_at_most_so_many_seconds_and_damages_nothing(tmp_path, record_row):
+    "`ACTSTATS_KILLS`: how many processes are killed, each at a random moment"
+    kills, seconds, damaged, missing = int(os.environ.get('ACTSTATS_KILLS', 5)), .3, 0, []
+    res = run_script(KILLED, tmp_path, seconds, kills, timeout=3600)
+    assert res.returncode == 0, res.stderr[-2000:]
+    for i in range(kills):
+        folder = tmp_path/str(i)
+        killed, steps, there = float((folder/'killed').read_text()), told(folder), []
+        for name in 'run.npz', 'run.grad_stats.npz':
+            try: there.append(Record.load(folder/name).made['step'])
+            except FileNotFoundError: there.append(0)
+            except ValueError: damaged += 1
+        lost = [when for step, when in steps if step > min(there)]
+        missing.append(killed - lost[0] if lost else 0.)
+    assert damaged == 0
+    # half a second more for a machine that other processes share: a thread may wait for its turn
+    assert max(missing) <= seconds + .5 and np.median(missing) <= seconds, sorted(missing)[-5:]
+    record_row('endings', 'SIGKILL at any moment', 'yes, up to the last `seconds`', '-', '-')
+
+def test_every_so_many_seconds(tmp_path, monkeypatch):
+    "By a clock that a batch moves by one second"
+    clock = SimpleNamespace(now=0., monotonic=lambda: clock.now)
+    monkeypatch.setattr(save, 'time', clock)
+    written = []
+    class Spy(SaveRecord):
+        def write(self, **kwargs):
+            super().write(**kwargs)
+            written.append(len(self.learn.act_stats.record))
+    class Tick(Callback):
+        order = 62
+        def after_batch(self):
+            self.spy._finish()
+            clock.now += self.training
+    every = [4, 8, 12, 12]  # epochs, and the end
+    for seconds, due in (3, [3, 4, 4, 7, 8, 8, 11, 12, 12, 12]), (100, every), (None, every), (.5, None):
+        clock.now, written[:] = 0., []
+        tiny(tmp_path/str(seconds), ActStats(), Spy(seconds=seconds), Tick()).fit(3)
+        if due: assert written == due
+        else: assert written[:3] == [2, 3, 4] and len(Record.load(tmp_path/'0.5'/'run.npz')) == 12
+
+def test_what_is_written_in_a_thread_does_not_change_with_training(tmp_path, monkeypatch):
+    go_on, rows = threading.Event(), []
+    real = Record.save
+    def slow(self, file, notes=None):
+        rows.append(len(self))
+        assert go_on.wait(10)
+        return real(self, file, notes)
+    monkeypatch.setattr(Record, 'save', slow)
+    class Go(StopAt):
+        order = 90
+        def __init__(self): pass
+        def before_batch(self): pass
+        def after_batch(self):
+            if (self.epoch, self.iter, self.training) == (1, 1, True): go_on.set()
+    learn = tiny(tmp_path, ActStats(), SaveRecord(), Go())
+    threads = threading.active_count()
+    learn.fit(2)  # training went on while the first epoch was being written
+    assert rows == [4, 8] and Record.load(tmp_path/'run.npz') == learn.act_stats.record
+    assert threading.active_count() == threads and not learn.save_record._thread
+
+EVENTS = ('before_epoch', 'before_batch', 'after_batch', 'after_train', 'before_validate', 'after_validate',
+          'after_epoch')
+
+@pytest.mark.parametrize('order', [-30, 90])
+@pytest.mark.parametrize('where', EVENTS)
+def test_an_exception_anywhere_in_an_epoch_leaves_all_there_is(where, order, tmp_path):
+    for error in ZeroDivisionError('x'), KeyboardInterrupt(), SystemExit(3):
+        def fail(self, error=error):
+            if self.epoch == 1 and ('batch' not in where or self.learn.iter == 2): raise error
+        cb = type('Fail', (Callback,), {where: fail, 'order': order})()
+        folder = tmp_path/type(error).__name__
+        learn = tiny(folder, ActStats(), GradStats(), SaveRecord(seconds=None), cb)
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(type(error)): learn.fit(3)
+        for cb, name in (learn.act_stats, 'run'), (learn.grad_stats, 'run.grad_stats'):
+            assert len(cb.record) >= 4 and Record.load(folder/f'{name}.npz') == cb.record
+        assert '_with_events' not in vars(learn) and not hooks_on(learn.model)
+        assert signal.getsignal(signal.SIGTERM) is before and threading.active_count() == 1
+
+def test_a_fit_in_another_thread_has_no_handler_and_is_written_all_the_same(tmp_path):
+    learn = tiny(tmp_path, ActStats(), SaveRecord(seconds=1e-6))
+    thread = threading.Thread(target=learn.fit, args=(2,))
+    thread.start(); thread.join()
+    assert Record.load(tmp_path/'run.npz') == learn.act_stats.record and len(learn.act_stats.record) == 8
+
+@pytest.mark.parametrize('where', ['/proc/no', '/dev/null/no'])
+def test_a_folder_that_cannot_be_written_to_is_refused_before_training(where, tmp_path):
+    learn = tiny(tmp_path, ActStats(), SaveRecord(f'{where}/run.npz'), trace := LossTrace())
+    with pytest.raises(OSError, match=f'SaveRecord cannot write to the folder .{where}.: ') as e: learn.fit(1)
+    assert not trace.seen and '. ' not in str(e.value).split('before_fit`:')[1]

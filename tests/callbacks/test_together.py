@@ -19,7 +19,8 @@ def watching(learn): return learn.act_stats, learn.grad_stats, learn.weight_stat
 def recorded(cb):
     "All that a callback recorded, as a list of arrays"
     if isinstance(cb, DeadUnits):
-        return [cb.record.columns, *cb.record.alive.values(), *cb.record.seen.values(), *cb.record.fates.values()]
+        rec = cb.record
+        return [rec.columns, rec.rows.numpy(), rec.alive_steps, *(np.stack(rec.fates(n)) for n in rec.channels)]
     return [o for rec in ([cb.record, cb.grads, cb.updates] if isinstance(cb, WeightStats) else [cb.record])
             for o in (rec.columns, rec.summary.rows.numpy())]
 

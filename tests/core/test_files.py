@@ -315,20 +315,20 @@ def test_tables(tmp_path):
 
 # the callback
 @pytest.mark.parametrize('error', [RuntimeError('power cut'), KeyboardInterrupt()])
-def test_a_crash_loses_at_most_one_epoch(tmp_path, error):
+def test_an_exception_loses_nothing(tmp_path, error):
     learn = tiny(tmp_path, ActStats(), SaveRecord(notes='a note'), StopAt(2, 3, error))
     with pytest.raises(type(error)): learn.fit(4)
     back = Record.load(tmp_path/'run.npz')
-    assert back == learn.act_stats.record.between(0, 7) or back.epochs.tolist() == [0]*4 + [1]*4
-    assert back.notes == 'a note' and len(learn.act_stats.record) == 11
+    assert back == learn.act_stats.record.replace(notes='a note') and back.epochs.tolist() == [0]*4 + [1]*4 + [2]*3
 
 @pytest.mark.filterwarnings('ignore:numpy.core is deprecated')  # by what fastai's `lr_find` saves
 def test_every_epoch_is_written_and_nothing_else(tmp_path):
     from fastai.callback.core import CancelFitException
     written = []
     class Spy(SaveRecord):
-        def write(self):
-            super().write()
+        def write(self, **kwargs):
+            super().write(**kwargs)
+            self._finish()
             written.append(len(Record.load(tmp_path/'deep'/'run.npz')) if (tmp_path/'deep').exists() else 0)
     learn = tiny(tmp_path, ActStats(), Spy('deep/run.npz'))
     learn.fit(2)

@@ -3,7 +3,6 @@ import importlib
 import pkgutil
 from html.parser import HTMLParser
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,12 +10,14 @@ from helpers import make_record
 from torch import nn
 
 import fastai_actstats
-from fastai_actstats.all import Finding, Record, Report, UnitRecord, save_feature_maps
+from fastai_actstats.all import ChannelRecord, Finding, Record, Report, save_feature_maps
 from fastai_actstats.callbacks.checks.registry import Outcome
 from fastai_actstats.callbacks.preflight import PreflightReport
-from fastai_actstats.core.columns import COLUMN
+from fastai_actstats.core.channel_accumulator import ChannelAccumulator
+from fastai_actstats.core.channels import ALIVE
 from fastai_actstats.core.markup import Html, table, tag, together
 from fastai_actstats.features.pages import _page, _row
+from fastai_actstats.kernels.channels import fold_channels
 
 HOSTILE = ['<img src=x onerror=alert(1)>', '"><script>alert(1)</script>', "' onmouseover='alert(1)",
            '</pre></td></table><b>', '&lt;b&gt;', '<!-- ']
@@ -43,15 +44,19 @@ def record(text):
     return Record(rec.summary.rows, rec.columns, [text, 'b'], rec.bins, text, info, (0,), rec.notes, {text: text})
 
 def units(text):
-    columns = np.zeros(1, COLUMN)
-    return UnitRecord(columns, {text: dict(type=text, kind='relu', shape=(4, 3), axis=1)}, {text: np.ones((1, 3), int)},
-                      {text: np.array([4])},
-                      {text: np.zeros((3, 3), int)})
+    acc = ChannelAccumulator()
+    acc.add_layers([text], torch.device('cpu'))
+    acc.begin_batch(True)
+    acc.info[text] = dict(type=text, kind='relu', shape=(4, 3), axis=1)
+    fold_channels(torch.ones(4, 3), 1, acc.channels(text, text, 3), ALIVE['relu'])
+    acc.filled = True
+    acc.end_batch((0, 0))
+    return acc.record
 
 def preflight_report(text):
     return PreflightReport([Finding(text, text, 0, text, text)], [Outcome(text, text, text, 0.)], text)
 
-MAKERS = {Record: record, UnitRecord: units, PreflightReport: preflight_report,
+MAKERS = {Record: record, ChannelRecord: units, PreflightReport: preflight_report,
           Report: lambda text: Report([Finding(text, text, 0, text, text)], text)}
 
 def shown():

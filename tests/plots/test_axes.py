@@ -5,8 +5,8 @@ import sys
 import matplotlib.pyplot as plt
 import pytest
 
-from fastai_actstats.analysis.channels import UnitRecord
 from fastai_actstats.analysis.compare import Comparison
+from fastai_actstats.core.channel_record import ChannelRecord
 from fastai_actstats.core.record import Record
 from fastai_actstats.core.samples import Sample
 from fastai_actstats.plots import axes, channels, comparison, depth, distributions, glance, heat, steps  # noqa: F401
@@ -46,7 +46,8 @@ def test_a_grid_is_as_large_as_a_page():
 
 @pytest.mark.parametrize('owner, names', [(Record, (
     'color_dim', 'plot_stats', 'heatmap', 'ridge', 'first_last', 'plot_depth', 'show')),
-                                          (UnitRecord, ('plot',)), (Sample, ('heatmap',)),
+                                          (ChannelRecord, ('plot', 'channel_map', 'plot_dead', 'plot_channels')),
+                                          (Sample, ('heatmap',)),
                                           (Comparison, ('color_dim', 'plot_stats', 'difference'))])
 def test_pictures_are_methods_that_say_what_they_draw(owner, names):
     from fastai_actstats.features import embedding  # noqa: F401, gives samples theirs

@@ -416,7 +416,7 @@ def test_loss_and_learning_rate_are_drawn(monkeypatch, tmp_path, opened):
     k = page.evaluate("() => charts.findIndex(c => c.group.run && c.el.className === 'run')")
     page.evaluate("k => charts[k].el.scrollIntoView({block: 'center'})", k)
     assert page.evaluate(DRAWN) and page.evaluate("k => charts[k].u.data.slice(1)", k) == values.tolist()
-    page.locator('.run').hover(position=dict(x=300, y=60))
+    page.locator('.run').hover(position=dict(x=120, y=60))
     step, loss, rate = tip(page).split('\n')
     t = int(step.split(',')[0].removeprefix('step '))
     for said, name, due in ((loss, 'loss', values[0, t]), (rate, 'lr', values[1, t])):

@@ -150,3 +150,22 @@ def test_a_hundred_layers_and_fifty_thousand_steps():
                 boxes = [t.get_window_extent() for t in ax.get_yticklabels() if t.get_text()]
                 assert not any(a.overlaps(b) for a, b in zip(boxes, boxes[1:])), 'labels overlap'
     assert [t.get_text() for t in long.heatmap().axes[0].get_xticklabels()][-1] == '50000'
+
+def test_pictures_of_formats_draw_what_the_tables_say():
+    rec = run(bins=Bins.formats())
+    fig = rec.plot_exponents('0.2', formats=('float16', 'bfloat16', 'float8_e5m2'))
+    (mesh,) = fig.axes[0].collections
+    low, high = rec.min[:, 1], rec.max[:, 1]
+    top = np.floor(np.log2(np.maximum(np.abs(low), np.abs(high))))
+    shares = np.ma.filled(mesh.get_array(), np.nan)
+    exponents = np.arange(-149, 128)
+    assert (exponents[[np.flatnonzero(column > 0)[-1] for column in shares.T]] == top).all()
+    np.testing.assert_allclose(np.nansum(shares, 0), 1)
+    assert [t.get_text() for t in fig.axes[0].texts][:2] == ['float16 largest', 'float16 smallest normal']
+    ax = plt.figure().subplots()
+    assert rec.plot_format('float8_e4m3fn', 'subnormal', ax=ax) is ax
+    drawn = np.asarray(ax.collections[0].get_array()).reshape(len(rec.layers), len(rec))
+    table = rec.fits('float8_e4m3fn', columns=True)
+    np.testing.assert_allclose(drawn.T.ravel(), table.subnormal)
+    with pytest.raises(ValueError, match="what='lots' must be"): rec.plot_format('float16', 'lots')
+    with pytest.raises(ValueError, match="bins='formats'"): run().plot_exponents()

@@ -151,7 +151,7 @@ for (const el of document.querySelectorAll('.panel')) {
 }
 for (const el of document.querySelectorAll('.stat'))
   add_chart(el, build_stat, 210, {group: page.groups[el.dataset.group], stat: el.dataset.stat});
-for (const el of document.querySelectorAll('.run')) add_chart(el, build_run, 190, {group: page.groups[el.dataset.group]});
+for (const el of document.querySelectorAll('.run')) add_chart(el, build_run, 210, {group: page.groups[el.dataset.group]});
 for (const c of charts) c.el.addEventListener('keydown', e => key(e, c));
 
 for (const id of ['search', 'kind', 'finding']) $(id).addEventListener('input', filter);
