@@ -97,7 +97,8 @@ def color_dim(
     ends = [step_edges(rec)[[0, -1]] for rec in recs.values()]
     said = ' (white: mean)' if mean and not some.bins.per_octave else ''
     label = step_label(some) + marks_label(some) + said
-    fig, axs, add_bar = layer_panels(some, list(recs), size, (2.3, .8) if len(some.layers) <= 200 else (1.5, .45), label)
+    small = (2.3, .8) if len(some.layers) <= 200 else (1.5, .45)
+    fig, axs, add_bar = layer_panels(some, list(recs), size, small, label)
     for i, row in enumerate(axs):
         for ax, rec in zip(row, recs.values()):
             style = dict(cmap=cmap, mean=mean, strips=strips, share=True)
