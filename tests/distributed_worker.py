@@ -27,9 +27,11 @@ from fastai_actstats.all import (
     Finding,
     GradStats,
     LiveStats,
+    Record,
     SaveRecord,
     StopOnTrouble,
     WeightStats,
+    merge_records,
 )
 from fastai_actstats.analysis.rules import RULES, Rule
 from fastai_actstats.callbacks import distributed, live
@@ -329,8 +331,8 @@ def shares(rank, size):
         save._finish()
         dist.barrier()
         seen['amid'] = sorted(f.name for f in folder.iterdir())
-        share = Record.load(folder/f'run.rank{rank}.npz')
-        seen['share'], seen['whole'] = share, merge_records([folder/f'run.rank{r}.npz' for r in range(size)])
+        every = {r: Record.load(folder/f'run.rank{r}.npz') for r in range(size)}
+        seen.update(shares=every, whole=merge_records(every))
         seen['recorded'] = stats.accumulator.record
         dist.barrier()
     learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, save, At(9, look)]).fit(2, LR)
