@@ -2315,6 +2315,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'fastai_actstats/core/verdict.py'),
                                               'fastai_actstats.core.verdict.Verdict.__init__': ( 'core/verdict.html#verdict.__init__',
                                                                                                  'fastai_actstats/core/verdict.py'),
+                                              'fastai_actstats.core.verdict.Verdict._begin': ( 'core/verdict.html#verdict._begin',
+                                                                                               'fastai_actstats/core/verdict.py'),
                                               'fastai_actstats.core.verdict.layer_parts': ( 'core/verdict.html#layer_parts',
                                                                                             'fastai_actstats/core/verdict.py'),
                                               'fastai_actstats.core.verdict.layer_sizes': ( 'core/verdict.html#layer_sizes',

@@ -123,7 +123,8 @@ class CatchBatch(EndsFits):
         if not self._now: return
         self._now.xb, self._now.yb = self.learn.xb, self.learn.yb  # as the model got them
         try:
-            with torch.no_grad(), plain_tensors(): self._pending.append((self._now, *self._numbers()))
+            with torch.no_grad(), plain_tensors(): names, numbers = self._numbers()
+            if names: self._pending.append((self._now, names, numbers))
         except Exception as e:
             if not self._failed: warnings.warn(f"CatchBatch does not judge all of this fit: {why(e)}", stacklevel=2)
             self._failed = True
@@ -172,7 +173,7 @@ class CatchBatch(EndsFits):
             acc = cb.accumulator
             if acc.rows is None: continue
             there = acc.recording and acc.filled  # in this batch
-            tensors.append(layer_parts(acc.rows) if there else acc.rows.new_zeros(4, len(acc.rows)))
+            tensors.append(layer_parts(acc.rows) if there else acc.rows.new_zeros(len(acc.rows), 4))
             names += acc.names
         return names, Arriving(*tensors)
 

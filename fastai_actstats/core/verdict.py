@@ -16,46 +16,58 @@ import torch
 from ..kernels.bins import COUNT, M2, MEAN, NONFINITE
 
 # %% auto #0
-__all__ = ['MEMORY', 'WARM', 'WIDE', 'PARTS', 'Verdict', 'layer_parts', 'layer_sizes', 'Arriving']
+__all__ = ['WARM', 'MEMORY', 'OFTEN', 'WIDE', 'HUGE', 'Verdict', 'layer_parts', 'layer_sizes', 'Arriving']
 
 # %% ../../nbs/core/21_verdict.ipynb #verdict
-MEMORY, WARM, WIDE = 20, 5, 10. # steps that the running means go back; steps before anything jumps; usual distances
-PARTS = COUNT, NONFINITE, MEAN, M2 # of a row, which tell a layer's size
+WARM, MEMORY = 5, 20 # values before anything jumps; values that the running means go back
+OFTEN, WIDE = 4, 10. # of later steps every so manyth enters what is usual; usual distances that are a jump
+HUGE = np.finfo(float).max
 
 class Verdict:
     "Which numbers are non-finite, and which jump, from step to step"
     def __init__(self,
         jump:float # By which factor a number is larger than usual
     ):
-        self.most, self.mean = math.log(jump), None
+        self.most, self.mean, self.steps = math.log(jump), None, 0
 
     def __call__(self,
-        sizes:np.ndarray # float64 [N], none below 0; -1 where there is none in this step
+        sizes:np.ndarray # float64 [N], none below 0; 0 where there is none in this step
     ) -> tuple[np.ndarray, np.ndarray]: # 2 where non-finite, 1 where it jumps, 0 else; how far above usual, as logarithm
-        if self.mean is None or self.mean.shape != sizes.shape:
-            self.mean, self.far, self.n = (np.zeros_like(sizes) for _ in range(3))
+        if self.mean is None or self.mean.shape != sizes.shape: self._begin(sizes)
+        self.steps += 1
+        well = (sizes <= self.limit).all()  # not so of what is not a number
+        if well and self.steps > MEMORY and self.steps % OFTEN: return self.nothing
         finite = np.isfinite(sizes)
-        there = finite & (sizes >= 0)
-        value = np.log(np.maximum(sizes, 1e-12, where=there, out=np.ones_like(sizes)))
+        there = finite & (sizes > 0)
+        value = np.log(sizes, where=there, out=np.zeros_like(sizes))
         above = np.where(there & (self.n > 0), value - self.mean, 0.)
-        jumps = (self.n >= WARM) & (above > np.maximum(self.far*WIDE, self.most))
+        codes = 2*~finite + (finite & (sizes > self.limit))
         move = np.clip(above, -self.most, self.most)  # a jump hardly moves what is usual
         rate = there/np.minimum(self.n + 1, MEMORY)  # none where there is nothing
-        self.mean += np.where(self.n > 0, rate*move, rate*value)
+        self.mean += rate*np.where(self.n > 0, move, value)
         self.far += rate*(np.abs(move) - self.far)
         self.n += there
-        return 2*~finite + jumps, above
+        with np.errstate(over='ignore'):
+            usual = np.exp(self.mean + np.maximum(self.far*WIDE, self.most))
+        self.limit = np.where(self.n < WARM, HUGE, np.minimum(usual, HUGE))
+        return codes, above
 
-def layer_parts(rows:torch.Tensor) -> torch.Tensor: # float64 [4, L], on its device
+    def _begin(self, sizes):
+        "Nothing is usual yet"
+        self.steps = 0
+        self.mean, self.far, self.n = (np.zeros_like(sizes) for _ in range(3))
+        self.limit = np.full_like(sizes, HUGE)  # from where on it jumps
+        self.nothing = np.zeros(len(sizes), int), np.zeros_like(sizes)
+
+def layer_parts(rows:torch.Tensor) -> torch.Tensor: # float64 [L, 4], on its device
     "What `layer_sizes` needs of each layer"
-    return torch.stack([rows[:, part] for part in PARTS])
+    return torch.cat([rows[:, COUNT:NONFINITE + 1], rows[:, MEAN:M2 + 1]], 1)  # neighbours in a row
 
 def layer_sizes(parts:np.ndarray) -> np.ndarray: # float64 [L]
-    "Root mean square of each layer in this batch: nan where a value is not finite, -1 where it did not run"
-    count, nonfinite, mean, m2 = parts
-    size = np.sqrt(mean**2 + m2/np.maximum(count, 1))
+    "Root mean square of each layer in this batch: nan where a value is not finite, 0 where it did not run"
+    count, nonfinite, mean, m2 = parts.T
+    size = np.sqrt(mean*mean + m2/np.maximum(count, 1))
     size[nonfinite > 0] = np.nan
-    size[count == 0] = -1.
     return size
 
 class Arriving:
