@@ -1,9 +1,9 @@
 """What `SaveRecord(seconds=60)` and `CatchBatch` cost training: `python bench/saving.py`
 
-A full ring of 1,024 columns is written now and then. Of `SaveRecord`, its own events in the thread that trains are timed,
-and the processor time of the thread that writes; from these follows the share of training at one write in 60 seconds.
-Of `CatchBatch`, the processor time of its own events, and what it adds to that of epochs in alternation, beside
-`ActStats` in both."""
+A full ring of 1,024 columns is written now and then. Of `SaveRecord`, its own events in the thread that trains are
+timed, and the processor time of the thread that writes; from these follows the share of training at one write in 60
+seconds. Of `CatchBatch`, the processor time of its own events, and what it adds to that of epochs in alternation,
+beside `ActStats` in both."""
 import statistics
 import tempfile
 import time
@@ -60,7 +60,8 @@ def catching(make):
                               cbs=[ActStats(capacity=COLUMNS), *more()]))
         ways[name], n = partial(learn.fit, 1, 1e-3), len(dls.train)
     ms = {name: [1e3*s/n for s in t] for name, t in alternate(ways, ROUNDS, time.process_time).items()}
-    spent = Timed(learn.catch_batch, ['before_batch', 'after_loss', 'after_backward', 'after_step', 'after_batch'], time.thread_time)
+    events = ['before_batch', 'after_loss', 'after_backward', 'after_step', 'after_batch']
+    spent = Timed(learn.catch_batch, events, time.thread_time)
     start = time.process_time()
     learn.fit(2, 1e-3)
     step, each = (time.process_time() - start)/(2*n), spent.spent/(2*n)

@@ -32,7 +32,7 @@ class Verdict:
 
     def __call__(self,
         sizes:np.ndarray # float64 [N], none below 0; 0 where there is none in this step
-    ) -> tuple[np.ndarray, np.ndarray]: # 2 where non-finite, 1 where it jumps, 0 else; how far above usual, as logarithm
+    ) -> tuple[np.ndarray, np.ndarray]: # 2 where non-finite, 1 where it jumps, or 0; log of how far above usual
         if self.mean is None or self.mean.shape != sizes.shape: self._begin(sizes)
         self.steps += 1
         well = (sizes <= self.limit).all()  # not so of what is not a number
