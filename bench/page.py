@@ -117,11 +117,12 @@ TEXT = {
         "together."),
     table('saving'): (
         "Nothing lost",
-        "A record of many columns, written by `SaveRecord` once in 60 seconds, and what `CatchBatch` takes: time in "
-        "their own events in the thread that trains, and processor time of the thread that compresses and writes; the "
-        "machine was busy with other work, which makes all of these times several times longer. 200 processes "
-        "that were killed at random moments left no damaged file: `ACTSTATS_KILLS=200 python -m pytest -k sigkill "
-        "tests/callbacks/test_save.py`."),
+        "A record of many columns, written by `SaveRecord` once in 60 seconds: time in its own events in the thread "
+        "that trains, and processor time of the thread that compresses and writes. What `CatchBatch` takes beside "
+        "`ActStats`: processor time of its own events, and what it adds to epochs in alternation. The machine was "
+        "busy with other work, which makes all of these times several times longer. 200 "
+        "processes that were killed at random moments left no damaged file: `ACTSTATS_KILLS=200 python -m pytest -k "
+        "sigkill tests/callbacks/test_save.py`."),
     table('against'): (
         "Against an earlier commit",
         "Two trees in one run, a process each, in turn: microseconds of processor time of one thread for a step of the "

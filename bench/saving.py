@@ -1,21 +1,24 @@
 """What `SaveRecord(seconds=60)` and `CatchBatch` cost training: `python bench/saving.py`
 
-A full ring of 1,024 columns is written now and then. Timed are their own events in the thread that trains, and the
-processor time of the thread that writes; from these follows the share of training at one write in 60 seconds."""
+A full ring of 1,024 columns is written now and then. Of `SaveRecord`, its own events in the thread that trains are
+timed, and the processor time of the thread that writes; from these follows the share of training at one write in 60
+seconds. Of `CatchBatch`, the processor time of its own events, and what it adds to that of epochs in alternation,
+beside `ActStats` in both."""
 import statistics
 import tempfile
 import time
+from functools import partial
 
 import pandas as pd
 import torch
 from fastai.basics import Callback, CrossEntropyLossFlat, DataLoaders, Learner, set_seed
-from measure import quiet, write
+from measure import added, alternate, quiet, write
 from torch import nn
 
 from fastai_actstats.all import ActStats, CatchBatch, SaveRecord
 from fastai_actstats.demo import digits, reference_cnn
 
-SECONDS, COLUMNS, TRIES = 60, 1024, 7
+SECONDS, COLUMNS, TRIES, ROUNDS = 60, 1024, 5, 5
 
 def many_layers(n=60):
     "A model whose record is large, and whose step is short"
@@ -37,15 +40,35 @@ class Train(Callback):
 
 class Timed:
     "Seconds spent in the events of a callback, one entry a call of `name`"
-    def __init__(self, cb, names):
-        self.spent = 0.
+    def __init__(self, cb, names, clock=time.perf_counter):
+        self.spent, self.clock = 0., clock
         for name in names: setattr(cb, name, self.wrap(getattr(cb, name)))
     def wrap(self, real):
         def run(*args):
-            start = time.perf_counter()
+            start = self.clock()
             try: return real(*args)
-            finally: self.spent += time.perf_counter() - start
+            finally: self.spent += self.clock() - start
         return run
+
+def catching(make):
+    "What `CatchBatch` adds to a step, by processor time"
+    ways, n = {}, 0
+    for name, more in ('without', lambda: []), ('with', lambda: [CatchBatch()]):
+        set_seed(42)
+        dls, model = make()
+        learn = quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), path=tempfile.mkdtemp(),
+                              cbs=[ActStats(capacity=COLUMNS), *more()]))
+        ways[name], n = partial(learn.fit, 1, 1e-3), len(dls.train)
+    ms = {name: [1e3*s/n for s in t] for name, t in alternate(ways, ROUNDS, time.process_time).items()}
+    events = ['before_batch', 'after_loss', 'after_backward', 'after_step', 'after_batch']
+    spent = Timed(learn.catch_batch, events, time.thread_time)
+    start = time.process_time()
+    learn.fit(2, 1e-3)
+    step, each = (time.process_time() - start)/(2*n), spent.spent/(2*n)
+    more = added(ms['with'], ms['without'])
+    return {'CatchBatch, its own events, us a step': 1e6*each, 'their share': each/(step - each),
+            'epochs with CatchBatch, ms a step': more['ms a step'], 'it adds, ms': more['adds, ms'],
+            'it adds, quartiles': more['adds, quartiles'], 'it adds': more['adds']}
 
 def main():
     torch.set_num_threads(1)
@@ -53,9 +76,9 @@ def main():
     for name, make in RUNS.items():
         set_seed(42)
         dls, model = make()
-        stats, save, catch = ActStats(capacity=COLUMNS), SaveRecord(seconds=None), CatchBatch()
+        stats, save = ActStats(capacity=COLUMNS), SaveRecord(seconds=None)
         learn = quiet(Learner(dls, model, loss_func=CrossEntropyLossFlat(), path=tempfile.mkdtemp(),
-                              cbs=[stats, save, catch]))
+                              cbs=[stats, save]))
         learn.fit(1, 1e-3)
         acc = stats.accumulator
         ring, column = acc.rings[False], acc.rings[False].rows[0].clone()
@@ -63,13 +86,11 @@ def main():
             ring.push(column, acc.step)
             acc.batch.step += 1
         in_save = Timed(save, ['after_batch'])
-        in_catch = Timed(catch, ['before_batch', 'after_pred', 'after_loss', 'after_backward', 'after_step',
-                                 'after_batch'])
         learn.add_cb(stop := Train())
         save.seconds = 1e6  # asks the clock, and writes nothing yet
         learn.fit(2, 1e-3)
         n = len(stop.steps)
-        step, each, catches = statistics.median(stop.steps), in_save.spent/n, in_catch.spent/n
+        step, each = statistics.median(stop.steps), in_save.spent/n
         waits, works = [], []
         real = save._write_all
         def in_thread(jobs, real=real, works=works):
@@ -90,8 +111,7 @@ def main():
                      'SaveRecord each step, us': 1e6*each, 'a write: training waits, ms': 1e3*wait,
                      'a write: its thread, ms': 1e3*work,
                      'share of training': each/step + wait/SECONDS,
-                     'with the thread': each/step + (wait + work)/SECONDS,
-                     'CatchBatch each step, us': 1e6*catches, 'CatchBatch, share': catches/step})
+                     'with the thread': each/step + (wait + work)/SECONDS} | catching(make))
     print(pd.DataFrame(rows).round(4).T.to_string())
     write('saving', rows)
 

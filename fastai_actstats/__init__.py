@@ -81,7 +81,7 @@ Modules:
 - `fastai_actstats.core.steps`: Which optimiser step a batch belongs to, and whether it is kept
 - `fastai_actstats.core.summary`: `Summary`: what is kept of any number of values, and how two of them make one
 - `fastai_actstats.core.tables`: A record as a table, as text and as HTML
-- `fastai_actstats.core.verdict`: Which of a step's numbers are non-finite, and which jump; judged on their device, without waiting for it
+- `fastai_actstats.core.verdict`: Which of a step's numbers are non-finite, and which jump; told by few numbers, without waiting for the device
 - `fastai_actstats.demo`: The main job: train the reference CNN on real digits with and without batchnorm, and see what its activations did
 - `fastai_actstats.features.embedding`: A sample of activations in two dimensions, and as a table of items against units
 - `fastai_actstats.features.evaluation`: The state in which a trained model is run: eval mode, gradients off, and all put back afterwards

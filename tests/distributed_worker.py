@@ -22,13 +22,16 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastai_actstats.all import (
     ActStats,
+    CatchBatch,
     DeadUnits,
     Finding,
     GradStats,
     LiveStats,
+    Record,
     SaveRecord,
     StopOnTrouble,
     WeightStats,
+    merge_records,
 )
 from fastai_actstats.analysis.rules import RULES, Rule
 from fastai_actstats.callbacks import distributed, live
@@ -300,6 +303,41 @@ def inside(rank, size):
     learner(m, loaders(batches(rank, size, 3)), [grads, keep]).fit(1, LR)
     return dict(grad=grads.record,
                 grads=[{n.removeprefix('body.module.'): g for n, g in o.items()} for o in keep.grads])
+
+def caught(rank, size):
+    "One batch of the last rank is far too large; first the fit goes on, then it ends; the weights stay as they are"
+    res = []
+    class Spoil(Callback):
+        order = -30
+        def before_batch(self):
+            if self.training and rank == size - 1 and self.epoch*8 + self.iter == 9:
+                self.learn.xb = (self.xb[0]*1e4,)
+    for stop in False, True:
+        folder = Path(sys.argv[1])/f'caught {stop}'
+        catch = CatchBatch(stop=stop)
+        catch.votes = 4
+        learn = learner(ddp(model()), loaders(batches(rank, size, 8)), [ActStats(), catch, Spoil()], path=folder)
+        warned = said(partial(learn.fit, 3, 0.))
+        dist.barrier()
+        res.append(dict(warned=warned, steps=len(learn.recorder.losses), reason=catch.reason,
+                        files=sorted(f.name for f in folder.iterdir())))
+    return dict(fits=res)
+
+def shares(rank, size):
+    "What lies there in the middle of an epoch, and after the fit"
+    folder, seen = Path(sys.argv[1])/'shares', {}
+    stats, save = ActStats(), SaveRecord(folder/'run.npz', seconds=1e-6)
+    def look():
+        save._finish()
+        dist.barrier()
+        seen['amid'] = sorted(f.name for f in folder.iterdir())
+        every = {r: Record.load(folder/f'run.rank{r}.npz') for r in range(size)}
+        seen.update(shares=every, whole=merge_records(every))
+        seen['recorded'] = stats.accumulator.record
+        dist.barrier()
+    learner(ddp(model()), loaders(batches(rank, size, 6)), [stats, save, At(9, look)]).fit(2, LR)
+    dist.barrier()
+    return dict(seen, record=stats.record, after=sorted(f.name for f in folder.iterdir()))
 
 class Fit:
     "One fit of a scenario, with rules of its own: what came of it"

@@ -20,7 +20,7 @@ from .distributed import Ranks, begin_fit
 from .exchange import world
 from .hooks import Tap, Watch
 from .interrupts import held
-from .made import describe
+from .made import describe, note_uncalled
 from .observer import Recording
 from ..core.accumulator import Accumulator
 from ..core.arguments import check_function, check_path, check_whole
@@ -223,9 +223,8 @@ class HookStats(StatsCallback):
         device = next((t.device for t in chain(model.parameters(), model.buffers())), torch.device('cpu'))
         acc.add_layers([n for names in rows for n in names] + self.names_of_run(), device)
         for n, m in modules.items():
-            known = acc.info.setdefault(n, {})
-            known['type'] = type_name(m)
-            if n in then: known['then'] = then[n]
+            acc.info.setdefault(n, {})['type'] = type_name(m)
+            if n in then: acc.info[n]['then'] = then[n]
         return modules
 
     def before_fit(self):
@@ -236,24 +235,16 @@ class HookStats(StatsCallback):
 
     def after_step(self):
         super().after_step()
-        if self._uncalled: self._note_uncalled()
-
-    def _note_uncalled(self):
-        "Once an epoch: of layers that were never called, do gradients tell that no parameter was used either?"
-        self._uncalled = False
+        if not self._uncalled: return
+        self._uncalled = False  # once an epoch
         self.note_scale()
-        for name, (module, _, _) in self._kept.items():
-            known = self.accumulator.info.get(name, {})  # it may have been reset
-            if 'shape' in known: continue
-            known['idle'] = all(p.requires_grad and p.grad is None for p in module.parameters())
+        note_uncalled(self.accumulator.info, {name: module for name, (module, *_) in self._kept.items()})
 
     def after_batch(self):
-        if self._kept and self.accumulator.recording and not self.accumulator.filled: self._renew_graphs()
+        acc = self.accumulator
+        if self._kept and acc.recording and not (acc.filled or self._renewed):
+            self._renewed = True
+            reset_graphs(self.learn.model)  # one that was compiled while the hooks were away has no taps in it
         super().after_batch()
-
-    def _renew_graphs(self):
-        "Once a fit: a graph that was compiled while the hooks were away has no taps in it"
-        if not self._renewed: reset_graphs(self.learn.model)
-        self._renewed = True
 
     def __getstate__(self): return dict(super().__getstate__(), _kept={})

@@ -22,7 +22,7 @@ from fastai.losses import BaseLoss
 from ..core import files
 
 # %% auto #0
-__all__ = ['OF_RUN', 'OF_FIT', 'git_folder', 'commit', 'told', 'describe']
+__all__ = ['OF_RUN', 'OF_FIT', 'git_folder', 'commit', 'told', 'describe', 'note_uncalled']
 
 # %% ../../nbs/callbacks/18_made.ipynb #commit-code
 _SHA = re.compile('[0-9a-f]{40}(?:[0-9a-f]{24})?')
@@ -109,3 +109,13 @@ def describe(
     fits = [*made.get('fits', []), told(OF_FIT, learn)]
     if not fits[:-1]: made = files.made()
     return made | told(OF_RUN, learn) | dict(fits=fits)
+
+def note_uncalled(
+    info:dict, # Layer → what is known of it
+    modules:dict # Name → module, of the layers that are watched
+):
+    "After a step, of layers that were never called: do gradients tell that no parameter was used either?"
+    for name, module in modules.items():
+        known = info.get(name, {})  # it may have been reset
+        if 'shape' in known: continue
+        known['idle'] = all(p.requires_grad and p.grad is None for p in module.parameters())

@@ -12,6 +12,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from .disk import atomic, need, open_arrays, read_array, write_arrays
 
 # %% auto #0
 __all__ = ['PLAIN', 'AS_BYTES', 'FORMAT', 'VERSION', 'LIMIT', 'SAID', 'pack', 'unpack', 'nbytes', 'pack_rng', 'unpack_rng',
-           'KeptBatch', 'write', 'read']
+           'KeptBatch', 'free', 'write', 'read']
 
 # %% ../../nbs/core/20_batches.ipynb #tensors
 def _named(*dtypes): return {str(d).removeprefix('torch.'): d for d in dtypes}
@@ -95,6 +96,17 @@ class KeptBatch:
     lrs:list=field(default_factory=list) # Of each parameter group
     rng:tuple|None=None # `states.rng_states()` before the forward pass
     xb:Any=None; yb:Any=None # Its inputs and targets; None where the file would have been too large
+
+def free(
+    file:Path, # Name that is wanted
+    rank:int=0 # Of the process
+) -> Path: # `caught.npz`, `caught.1.npz`, ..., of other ranks `caught.rank1.npz`, `caught.1.rank1.npz`, ...
+    "The first name that nothing lies under"
+    ending, number = [f'rank{rank}']*(rank > 0), 0
+    while True:
+        found = file.with_name('.'.join([file.stem, *[str(number)]*(number > 0), *ending]) + file.suffix)
+        if not found.exists(): return found
+        number += 1
 
 def write(
     file:str|os.PathLike, # Where to

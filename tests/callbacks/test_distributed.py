@@ -14,7 +14,7 @@ import torch
 from fastai.callback.training import GradientAccumulation
 from helpers import ROOT
 
-from fastai_actstats.all import ActStats, DeadUnits, GradStats, WeightStats
+from fastai_actstats.all import ActStats, CatchBatch, DeadUnits, GradStats, WeightStats
 from fastai_actstats.core.summary import Summary
 from fastai_actstats.kernels.eager import MAX, MEAN, MIN
 
@@ -61,7 +61,7 @@ def plain(out, size, *scenarios, expect=None):
                out, expect)
 
 def of(results, scenario):
-    return [results[key] for key in sorted(results) if key[0] == scenario]
+    return [results[key] for key in sorted(k for k in results if k[0] == scenario)]
 
 def alike(a, b):
     "The same counts, and the same moments but for rounding"
@@ -226,9 +226,10 @@ def equals_one_process(results):
 
 @pytest.fixture(scope='module')
 def two(tmp_path_factory):
-    return launched(tmp_path_factory.mktemp('two'), 2, 'equal', 'each', 'local', 'two_fits', 'shown', 'uneven', 'never',
+    folder = tmp_path_factory.mktemp('two')
+    return launched(folder, 2, 'equal', 'each', 'local', 'two_fits', 'shown', 'uneven', 'never',
                     'too_late', 'trainer', 'fsdp',
-                    'inside', *SEVERAL)
+                    'inside', 'caught', 'shares', *SEVERAL) | dict(folder=folder)
 
 def agree(results):
     "All ranks hold the same record, to the last bit"
@@ -364,6 +365,39 @@ class TestTwo:
         gradients_equal_what_was_kept(of(two, 'inside'))
         record_row('training', '`DistributedDataParallel` inside another module: gradients',
                    'yes, as plain hooks', '-', '-')
+
+    def test_a_batch_that_one_rank_caught(self, two, record_row):
+        "is written with the rank; with stop=True all ranks end after the same step"
+        for goes_on, ends in (r['fits'] for r in of(two, 'caught')):
+            assert goes_on['files'] == ends['files'] == ['caught.rank1.npz'] and goes_on['steps'] == 24
+            assert ends['steps'] == 12 and not goes_on['reason']  # after step 9: they ask each other every 4 here
+        (_, first), (_, second) = (r['fits'] for r in of(two, 'caught'))
+        assert first['reason'] == 'rank 1 caught a batch' and 'step 9: ' in second['reason']
+        assert not first['warned'] and len(second['warned']) == 1 and 'caught.rank1.npz' in second['warned'][0]
+        for stop in False, True:
+            caught = CatchBatch.load(two['folder']/f'caught {stop}'/'caught.rank1.npz')
+            assert caught.rank == 1 and caught.step == 9 and caught.batch.xb[0].abs().max() > 1e3
+            at = worker.batches(1, 2, 8)[worker.BS:2*worker.BS]
+            want = torch.stack([worker.digits()[j][0] for j in at])*1e4
+            assert torch.equal(caught.batch.xb[0], want)
+        record_row('training', 'CatchBatch on two processes: trouble of one, with stop=True', 'yes, with its rank', '-',
+                   'yes, all end after the same step')
+
+    def test_each_rank_writes_its_share_amid_an_epoch(self, two, record_row):
+        "they are merged to what all have so far, and gone when the fit is over"
+        results = of(two, 'shares')
+        rec = agree(results)
+        for rank, r in enumerate(results):
+            assert r['amid'] == ['run.npz', 'run.rank0.npz', 'run.rank1.npz'] and r['after'] == ['run.npz']
+            share = r['shares'][rank]
+            assert share.ranks == (rank,) and 6 < len(share) <= 9
+            assert torch.equal(share.rows, r['recorded'].rows[:len(share)])  # to the last bit
+            both = [o.between(0, 6) for o in r['shares'].values()]
+            assert r['whole'].ranks == (0, 1)
+            assert torch.equal(r['whole'].between(0, 6).summary.counts, sum(o.summary.counts for o in both))
+            alike(r['whole'].between(0, 6), rec.between(0, 6))
+        record_row('endings', 'SaveRecord on two processes, amid an epoch', 'yes, each its share', '-',
+                   'yes, the shares go with the fit')
 
     @pytest.mark.parametrize('name', SEVERAL)
     def test_no_process_dies_or_waits_twice(self, two, name, record_row):
