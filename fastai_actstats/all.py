@@ -21,9 +21,9 @@ from .analysis.compare import compare
 from .analysis.report import Report
 from .analysis.rules import Finding, rule, thresholds
 from .callbacks.activations import ActStats
-from .callbacks.channels import ChannelStats, DeadUnits
 from .callbacks.catch import CatchBatch
 from .callbacks.caught import Caught
+from .callbacks.channels import ChannelStats, DeadUnits
 from .callbacks.checks.clock import CannotKnow
 from .callbacks.checks.registry import check, check_thresholds
 from .callbacks.checks.trial import Trial

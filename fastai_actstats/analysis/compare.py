@@ -8,22 +8,23 @@ only: the pictures of a comparison are in `plots.comparison`."""
 # %% ../../nbs/analysis/08_compare.ipynb #imports
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
-from string import ascii_lowercase
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 
-from .align import common_bins, common_steps, match_layers, rebin, run_record
+from .align import common_bins, common_steps, globbed, halved, match_layers, names_of, rebin, run_record
+from .groups import group_runs, known_of
+from .report import examine
+from ..core.arguments import check_choice
 from ..core.layers import first_names
 from ..core.record import STATS, Record
 from ..core.selection import select
 
 # %% auto #0
-__all__ = ['MEASURES', 'distance', 'Comparison', 'own_name', 'named_runs', 'compare']
+__all__ = ['MEASURES', 'FEW', 'MOST', 'distance', 'Comparison', 'compare']
 
 # %% ../../nbs/analysis/08_compare.ipynb #distance-code
 MEASURES = {'tv': 'total variation (share of values to be moved)',
@@ -59,16 +60,8 @@ def _ends(rec):
     "The first epoch and the last, a column each"
     return {'first': rec.epoch(rec.columns['epoch'].min()).merged(), 'last': rec.epoch(-1).merged()}
 
-def _flat(made):
-    "Names such as 'optimiser wd' and what they are; of a run of one fit without the fit's number"
-    made = {k: v for k, v in made.items() if k not in ('run', 'date')}
-    fits = made.pop('fits', [])
-    made |= fits[0] if len(fits) == 1 else {f'fit {i}': fit for i, fit in enumerate(fits)}
-    res = {}
-    for name, value in made.items():
-        parts = _flat(value) if isinstance(value, dict) else {'': value}
-        res |= {f'{name} {part}'.strip(): v for part, v in parts.items()}
-    return res
+FEW = 6  # runs that are looked at one by one
+MOST = 256  # columns of each of more runs
 
 class Comparison:
     """Runs with the same layers, in the same bins. `runs` are their records, the matching layers under the names of the
@@ -78,7 +71,9 @@ class Comparison:
     (`to_html`)."""
     def __init__(self,
         runs:dict[str, Record], # Name → record
-        layers=None # See `align.match_layers`
+        layers=None, # See `align.match_layers`
+        by=None, # See `groups.group_runs`; None: no groups
+        findings:dict|None=None # Name → findings of the runs of which not every column is kept
     ):
         if len(runs) < 2:
             given = f"{len(runs)} run{'s'*(len(runs) != 1)}"
@@ -95,9 +90,11 @@ class Comparison:
             warnings.warn(f"near zero is another thing in each run (up to {said}), so it is left out where it is not "
                           f"up to {eps[0]}", stacklevel=3)
         self.runs = {run: self._alike(rec, self.names[run]) for run, rec in runs.items()}
+        self.groups = {} if by is None else group_runs(runs, by)
+        self._findings = findings or {}
 
     def _alike(self, rec, names):
-        part = rebin(rec[names], self.bins)
+        part = rebin(rec if names == rec.layers else rec[names], self.bins)
         info = {label: rec.info[n] for label, n in zip(self.layers, names) if n in rec.info}
         return part.replace(layers=self.layers, info=info)
 
@@ -132,13 +129,19 @@ class Comparison:
         return select(self.layers, layers)
 
     def table(self,
-        layers=None # See `selection.select`, names are those of the first run; None: all, those of no counterpart too
-    ) -> pd.DataFrame: # One row per run and layer
-        """Figures of the first and the last epoch, of every recorded layer.
+        layers=None, # See `selection.select`, names are those of the first run; None: all, those of no counterpart too
+        each:str|None=None # 'run', 'layer' of each run; None: 'run' where they are grouped or more than six
+    ) -> pd.DataFrame: # A row each
+        """A row a run: its group, loss, findings, and the metadata in which runs differ. Or figures of the first and
+        the last epoch, of every recorded layer.
+
+        `loss` is the mean over the last epoch's batches, nan where it was not recorded.
 
         `std jumps` is the largest change of log(std) from one column to the next. `distance` is the total variation
         from the first run in the first and the last epoch, `apart since` the step that `since` finds; both are there
         where layers were matched."""
+        check_choice('each', each, (None, 'run', 'layer'))
+        if (each or ('run' if self.groups or len(self.runs) > FEW else 'layer')) == 'run': return self._by_run()
         rows, since = [], self.since()
         ends = {run: _ends(rec) for run, rec in self.runs.items()}
         for run, rec in self.whole.items():
@@ -161,11 +164,32 @@ class Comparison:
         wanted = {run: {self.names[run][i] for i in self.places(layers)} for run in self.runs}
         return res[[row.layer in wanted[row.run] for row in res.itertuples()]].reset_index(drop=True)
 
+    def _by_run(self):
+        rows, group = [], {run: group for group, runs in self.groups.items() for run in runs}
+        for run in self.whole:
+            row = {'run': run, 'group': group[run]} if group else {'run': run}
+            kinds = dict.fromkeys(f.finding for f in self.findings[run] if f.severity == 'alarm')
+            rows.append(row | {'loss': self.losses[run], 'findings': ', '.join(kinds)})
+        return pd.DataFrame(rows).join(self.made().T, on='run', rsuffix=' (made)')
+
+    @cached_property
+    def losses(self) -> dict[str, float]: # nan where it was not recorded
+        "Run → mean loss of its last epoch"
+        known = {run: rec.run for run, rec in self.whole.items() if rec.run is not None and 'loss' in rec.run.layers}
+        return {run: float(known[run]['loss'].epoch(-1).merged().mean[0, 0]) if run in known else np.nan
+                for run in self.whole}
+
+    @cached_property
+    def findings(self) -> dict[str, list]:
+        "Run → findings of its report, on every column that was recorded"
+        return {run: self._findings[run] if run in self._findings else list(examine([rec]))
+                for run, rec in self.whole.items()}
+
     def made(self,
         every:bool=False # What all runs have in common too?
     ) -> pd.DataFrame: # A row each, the runs beside each other
         "In what the runs differ, as far as their records know: model, loss, optimiser, learning rates, commit, ..."
-        known = {run: _flat(rec.made) for run, rec in self.whole.items()}
+        known = {run: known_of(rec) for run, rec in self.whole.items()}
         names = list(dict.fromkeys(name for made in known.values() for name in made))
         if not every: names = [name for name in names if len({repr(made.get(name)) for made in known.values()}) > 1]
         values = {run: [made.get(name) for name in names] for run, made in known.items()}
@@ -177,34 +201,36 @@ class Comparison:
             size = f"{len(self.whole[run].layers)} layers, {len(rec)} columns"
             lines.append(f"  {run}: {size}, steps {rec.steps.min()} to {rec.steps.max()}")
         lines.append(f"layers: {first_names(self.layers)}")
+        lines += [f"  {group}: {first_names(runs)}" for group, runs in self.groups.items()]
         if differ := list(self.made().index): lines.append(f"made with another: {first_names(differ)}")
         return '\n'.join(lines)
 
-def own_name(
-    run, rec:Record # What was given, and its record
-) -> str|None:
-    "What the notes of a run call it, where they are a text or have a `name`; else the name of the file that it is in"
-    notes = rec.notes.get('name') if isinstance(rec.notes, Mapping) else rec.notes
-    if isinstance(notes, str) and notes.strip(): return notes.strip().splitlines()[0]
-    return Path(run).stem if isinstance(run, (str, os.PathLike)) else None
-
-def named_runs(runs) -> dict[str, Record]:
-    "Runs by their own names where all of them have one and no two the same, else 'a', 'b', ..."
-    recs = [run_record(run) for run in runs]
-    names = [own_name(run, rec) for run, rec in zip(runs, recs)]
-    if None in names or len(set(names)) < len(names):
-        names = [ascii_lowercase[i % 26] + str(i//26 or '') for i in range(len(recs))]
-    return dict(zip(names, recs))
 
 def compare(
     *runs, # Two or more runs, a list of them, or a dict of name → run for names that are no Python names
     # None: matched by name, type and shape; dict from layers of the first run to the others'; function of the name
     layers=None,
-    **named # name=run; a run is a `Record`, a callback that records, a learner with `ActStats`, or the name of a file
+    by=None, # Brings seeds together: 'lr' or what else metadata or notes know, function of the name, or dict from it
+    most:int|None=None, # Columns of each run, neighbours merged; None: all, or 256 of more than six runs
+    # name=run; a run is a `Record`, a callback that records, a learner with `ActStats`, or the name of a file, without
+    # a name of its own also a pattern such as 'sweep/*.npz'
+    **named
 ) -> Comparison:
-    "Lay runs beside each other; the first is what the others are measured against"
+    """Lay runs beside each other; the first is what the others are measured against.
+
+    Files are read one after the other, and of each only `most` columns are kept; findings are those of all columns."""
     if len(runs) == 1 and isinstance(runs[0], (list, tuple)): runs = runs[0]
-    every = dict(runs[0]) if len(runs) == 1 and isinstance(runs[0], Mapping) else named_runs(runs)
-    if both := every.keys() & named.keys(): raise ValueError(f"two runs are named {', '.join(sorted(both))}")
-    every |= named
-    return Comparison({str(name): run_record(run) for name, run in every.items()}, layers)
+    mapped = len(runs) == 1 and isinstance(runs[0], Mapping)
+    given = list(runs[0].values()) if mapped else [file for run in runs for file in globbed(run)]
+    if most is None and len(given) + len(named) > FEW: most = MOST
+    recs, findings = [], []
+    for run in [*given, *named.values()]:
+        rec = run_record(run)
+        few = rec if most is None else halved(rec, most)
+        findings.append(None if few is rec else list(examine([rec])))
+        recs.append(few)
+    names = list(map(str, runs[0])) if mapped else names_of(given, recs[:len(given)])
+    if both := {*names} & named.keys(): raise ValueError(f"two runs are named {', '.join(sorted(both))}")
+    names += named
+    known = {name: found for name, found in zip(names, findings) if found is not None}
+    return Comparison(dict(zip(names, recs)), layers, by, known)
