@@ -165,12 +165,13 @@ class Comparison:
         return res[[row.layer in wanted[row.run] for row in res.itertuples()]].reset_index(drop=True)
 
     def _by_run(self):
-        rows, group = [], {run: group for group, runs in self.groups.items() for run in runs}
+        rows, made, group = [], self.made(), {run: group for group, runs in self.groups.items() for run in runs}
         for run in self.whole:
             row = {'run': run, 'group': group[run]} if group else {'run': run}
             kinds = dict.fromkeys(f.finding for f in self.findings[run] if f.severity == 'alarm')
-            rows.append(row | {'loss': self.losses[run], 'findings': ', '.join(kinds)})
-        return pd.DataFrame(rows).join(self.made().T, on='run', rsuffix=' (made)')
+            row |= {'loss': self.losses[run], 'findings': ', '.join(kinds)}
+            rows.append(row | {f'{name} (made)' if name in row else name: o for name, o in made[run].items()})
+        return pd.DataFrame(rows)
 
     @cached_property
     def losses(self) -> dict[str, float]: # nan where it was not recorded

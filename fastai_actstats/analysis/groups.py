@@ -137,5 +137,5 @@ def group_effect(
     def shares(split): return (np.stack([x[split == g].sum(0) for g in range(len(sizes))])**2/sizes[:, None]).sum(0)
     share[told] = shares(labels)
     largest = np.sort([shares(split).max(initial=0) for split in ways])
-    p[told] = 1 - np.searchsorted(largest, share[told] - 1e-9)/len(ways)
+    p[told] = (len(ways) - np.searchsorted(largest, share[told] - 1e-9))/len(ways)
     return share.reshape(values.shape[1:]), p.reshape(values.shape[1:])
