@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-RUNS, LAYERS, COLUMNS = 30, 50, 1024
+RUNS, LAYERS, COLUMNS, DISTINCT = 30, 50, 1024, 32
 
 def made_up(seed, lr):
     "A record of drifting distributions over 1,024 columns, with a loss"
@@ -25,9 +25,10 @@ def made_up(seed, lr):
     columns['first'] = columns['last'] = np.arange(COLUMNS)
     columns['epoch'] = columns['last_epoch'] = np.arange(COLUMNS)//128
     columns['steps'] = 1
-    width = rng.normal(1, .05, LAYERS) + lr*np.linspace(0, 1, COLUMNS)[:, None]
+    width = rng.normal(1, .05, LAYERS) + lr*np.linspace(0, 1, DISTINCT)[:, None]
     x = torch.from_numpy(rng.normal(size=(LAYERS, 256))).float()
     rows = torch.stack([torch.stack([Summary.of(o*w, bins).rows for o, w in zip(x, row)]) for row in width])
+    rows = rows.repeat(COLUMNS//DISTINCT, 1, 1)
     loss = torch.stack([Summary.of(torch.tensor([2 - lr - t/COLUMNS]), bins).rows[None] for t in range(COLUMNS)])
     run = Record(loss, columns, ['loss'], bins, 'run')
     names = [f'blocks.{i//5}.conv{i % 5}' for i in range(LAYERS)]
