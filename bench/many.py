@@ -1,7 +1,7 @@
 """What it takes to compare many runs: `python bench/many.py`
 
 Thirty files of 50 layers by 1,024 columns are written; a process of its own compares them, for its processor time and
-its largest resident set. Writes `bench/results/many.json`, from which `bench/page.py` makes the documentation's table."""
+its largest resident set. Writes `bench/results/many.json`, from which `bench/page.py` makes the page's table."""
 import json
 import resource
 import subprocess

@@ -15,7 +15,16 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from .align import common_bins, common_steps, globbed, halved, match_layers, names_of, rebin, run_record
+from fastai_actstats.analysis.align import (
+    common_bins,
+    common_steps,
+    globbed,
+    halved,
+    match_layers,
+    names_of,
+    rebin,
+    run_record,
+)
 from .groups import group_runs, known_of
 from .report import examine
 from ..core.arguments import check_choice

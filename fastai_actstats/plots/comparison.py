@@ -145,7 +145,8 @@ def _curves(comparison, stats, layers, most):
     if comparison.groups:
         names, (edges, values) = list(comparison.runs), on_common_steps(comparison, stats, layers, most)
         middle = (edges[1:] + edges[:-1])/2
-        return {group: (middle, values[[names.index(run) for run in runs]]) for group, runs in comparison.groups.items()}
+        at = {group: [names.index(run) for run in runs] for group, runs in comparison.groups.items()}
+        return {group: (middle, values[mine]) for group, mine in at.items()}
     res = {}
     for run, rec in comparison.runs.items():
         part = rec[comparison.places(layers)].merged(most)
@@ -191,10 +192,12 @@ def plot_stats(
             for run, (x, values) in curves.items():
                 mine = values[..., i, s]
                 ax.plot(x, mine.mean(0), **looks[run])
-                if len(mine) > 1: ax.fill_between(x, mine.min(0), mine.max(0), color=looks[run]['color'], alpha=.2, lw=0)
+                band = dict(color=looks[run]['color'], alpha=.2, lw=0)
+                if len(mine) > 1: ax.fill_between(x, mine.min(0), mine.max(0), **band)
             if marked is not None:
                 begins, ends = at[:-1][marked[:, i, s]], at[1:][marked[:, i, s]]
-                ax.hlines(np.full(len(begins), .03), begins, ends, transform=ax.get_xaxis_transform(), color='k', lw=2.5)
+                bar = dict(transform=ax.get_xaxis_transform(), color='k', lw=2.5)
+                ax.hlines(np.full(len(begins), .03), begins, ends, **bar)
             if stat == 'near_zero': ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
             if len(some.layers) > MOST_BIG: ax.yaxis.set_major_locator(plt.MaxNLocator(3))
             mark_epochs(ax, some, step_edges(some), 'gray')

@@ -47,7 +47,7 @@ def test_groups_come_from_metadata_names_and_dicts():
     assert group_runs(runs, dict(a='x', b='y', c='x')) == {'y': ['b'], 'x': ['a', 'c']}
     cycle = run(made=dict(fits=[dict(lr=dict(first=.001, highest=.06, last=1e-6))]), notes=dict(name='me', seed=3))
     assert known_of(cycle) == {'lr first': .001, 'lr highest': .06, 'lr last': 1e-6, 'seed': 3}
-    assert list(group_runs(dict(a=cycle), 'lr')) == ['lr=0.06'] and list(group_runs(dict(a=cycle), 'seed')) == ['seed=3']
+    assert [*group_runs(dict(a=cycle), 'lr'), *group_runs(dict(a=cycle), 'seed')] == ['lr=0.06', 'seed=3']
 
 @pytest.mark.parametrize('by, error, why', [
     ('momentum', ValueError, "by='momentum' is not known of run 'a': epochs, lr"),
@@ -220,7 +220,7 @@ def test_patterns_stand_for_files_and_files_of_one_name_are_called_by_their_fold
     assert list(compare(tmp_path/'*'/'run.npz', other=run()).runs) == ['x/run', 'y/run', 'other']
     (tmp_path/'a[1].npz').write_bytes((tmp_path/'x'/'run.npz').read_bytes())
     assert list(compare(tmp_path/'a[1].npz', tmp_path/'x'/'run.npz').runs) == ['a[1]', 'run']
-    with pytest.raises(FileNotFoundError, match=r"nothing\*.npz' stands for no file"): compare(str(tmp_path/'nothing*.npz'))
+    with pytest.raises(FileNotFoundError, match=r"none\*.npz' stands for no file"): compare(str(tmp_path/'none*.npz'))
     with pytest.raises(ValueError, match='1 run to compare'): compare(str(tmp_path/'x'/'*.npz'))
 
 @pytest.mark.slow
