@@ -201,7 +201,7 @@ def halved(
     rec:Record,
     most:int # Columns at most
 ) -> Record:
-    "The same values, 2, 4, 8, ... neighbours in a column: runs of another length still have columns that begin together"
+    "The same values, 2, 4, 8, ... neighbours in a column: those of runs of another length still begin together"
     size = 1
     while len(rec) > size*most: size *= 2
     return rec if size == 1 else rec.joined(np.arange(0, len(rec), size))
