@@ -119,8 +119,8 @@ TEXT = {
         "Nothing lost",
         "A record of many columns, written by `SaveRecord` once in 60 seconds, and what `CatchBatch` takes: time in "
         "their own events in the thread that trains, and processor time of the thread that compresses and writes; the "
-        "machine was busy with other work, which makes all of these times several times longer. 200 processes that were "
-        "killed at random moments left no damaged file: `ACTSTATS_KILLS=200 python -m pytest -k sigkill "
+        "machine was busy with other work, which makes all of these times several times longer. 200 processes "
+        "that were killed at random moments left no damaged file: `ACTSTATS_KILLS=200 python -m pytest -k sigkill "
         "tests/callbacks/test_save.py`."),
     table('against'): (
         "Against an earlier commit",

@@ -5,13 +5,17 @@ Modules:
 - `fastai_actstats.all`: Everything public: `from fastai_actstats.all import *`
 - `fastai_actstats.analysis.activations`: The rules that read activations
 - `fastai_actstats.analysis.align`: What makes runs comparable: layers that answer each other, bins and steps that all of them have
+- `fastai_actstats.analysis.changes`: What changed abruptly, against the columns before; and what grew slowly, since when
 - `fastai_actstats.analysis.channels`: The rules that read channels: dead ones, ones that run away, copies, one that holds all the energy, ignored inputs
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
+- `fastai_actstats.analysis.events`: What it was: the batch, one layer, the learning rate, a drift, or values that are no numbers
+- `fastai_actstats.analysis.explain`: What happened in a run, in order, as text and as a table
 - `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
 - `fastai_actstats.analysis.groups`: Runs that differ in a setting, and runs that differ in their seed only
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
+- `fastai_actstats.analysis.run`: A record and its run side by side: what changed abruptly, and in which columns
 - `fastai_actstats.analysis.tails`: The rules that read the tails: outliers, and what a number format takes away
 - `fastai_actstats.analysis.weights`: The rules that read weights, their gradients and their updates
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains

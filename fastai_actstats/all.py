@@ -10,14 +10,15 @@ rows, `analysis` judges them, `plots` draws them, `callbacks` watch a learner, `
 
 # %% auto #0
 __all__ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'CatchBatch', 'Caught', 'ChannelRecord', 'ChannelStats', 'DeadUnits',
-           'Finding', 'GradStats', 'LiveStats', 'MlflowStats', 'Preflight', 'PreflightReport', 'Record', 'Report',
-           'Sample', 'SaveRecord', 'Sink', 'StatsLogger', 'StopOnTrouble', 'TensorBoardStats', 'TrackioStats', 'Trial',
-           'WandbStats', 'WeightStats', 'check', 'check_thresholds', 'choose', 'compare', 'diagnose', 'embed',
+           'Explanation', 'Finding', 'GradStats', 'LiveStats', 'MlflowStats', 'Preflight', 'PreflightReport', 'Record',
+           'Report', 'Sample', 'SaveRecord', 'Sink', 'StatsLogger', 'StopOnTrouble', 'TensorBoardStats', 'TrackioStats',
+           'Trial', 'WandbStats', 'WeightStats', 'check', 'check_thresholds', 'choose', 'compare', 'diagnose', 'embed',
            'feature_maps', 'layer_table', 'merge_records', 'preflight', 'rule', 'sample_activations',
            'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
 
 # %% ../nbs/99_all.ipynb #names
 from .analysis.compare import compare
+from .analysis.explain import Explanation
 from .analysis.report import Report
 from .analysis.rules import Finding, rule, thresholds
 from .callbacks.activations import ActStats
@@ -51,8 +52,8 @@ from .kernels.bins import Bins
 from .plots import comparison, page  # noqa: F401, give comparisons their pictures, and pages
 
 _all_ = ['ActSample', 'ActStats', 'Bins', 'CannotKnow', 'CatchBatch', 'Caught', 'ChannelRecord', 'ChannelStats',
-         'DeadUnits', 'Finding', 'GradStats', 'LiveStats', 'MlflowStats', 'Preflight', 'PreflightReport', 'Record',
-         'Report', 'Sample', 'SaveRecord', 'Sink', 'StatsLogger', 'StopOnTrouble', 'TensorBoardStats',
-         'TrackioStats', 'Trial', 'WandbStats', 'WeightStats', 'check', 'check_thresholds', 'choose', 'compare',
-         'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'preflight', 'rule',
-         'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']
+         'DeadUnits', 'Explanation', 'Finding', 'GradStats', 'LiveStats', 'MlflowStats', 'Preflight',
+         'PreflightReport', 'Record', 'Report', 'Sample', 'SaveRecord', 'Sink', 'StatsLogger', 'StopOnTrouble',
+         'TensorBoardStats', 'TrackioStats', 'Trial', 'WandbStats', 'WeightStats', 'check', 'check_thresholds',
+         'choose', 'compare', 'diagnose', 'embed', 'feature_maps', 'layer_table', 'merge_records', 'preflight',
+         'rule', 'sample_activations', 'save_feature_maps', 'show_feature_maps', 'show_filters', 'thresholds']

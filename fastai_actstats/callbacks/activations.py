@@ -11,7 +11,9 @@ from __future__ import annotations
 import torch
 from fastai.basics import L
 
+from ..analysis.explain import Explanation
 from .base import HookStats
+from .observer import Recording
 from .run import RunTap
 from ..core.accumulator import Accumulator
 from ..core.arguments import check_flag
@@ -71,6 +73,14 @@ class ActStats(HookStats):
     def after_batch(self):
         if self.run_tap: self.run_tap.after_batch(self.learn)
         super().after_batch()
+
+    def explain(self,
+        step:int|None=None # What happened at this training step? None: at the most abrupt moments
+    ) -> Explanation:
+        "What happened, see `Record.explain`; with what the learner's other callbacks recorded"
+        learn = self.__dict__.get('learn')
+        others = [cb for cb in learn.cbs if isinstance(cb, Recording) and cb is not self] if learn is not None else []
+        return self.record.explain(step, {cb.name: cb.records for cb in others})
 
     # the methods of fastai's `ActivationStats`
     def color_dim(self, layer=None, figsize=None, ax=None, *, layers=None, **kwargs):

@@ -174,7 +174,7 @@ class DeadUnits(ChannelStats):
         kind:str|None=None, # 'relu', 'tanh' or 'sigmoid' for all layers; None: by the type of module, else 'relu'
         channel_dim:int|None=None, # The axis of units; None: found from the layer, or the layer before an activation
         every:int=1, # Record every so many training steps
-        capacity:int=64, # Windows kept; neighbours are merged when there are more
+        capacity:int=256, # Windows kept; neighbours are merged when there are more
         pick=None, # output -> tensor; None: the first floating-point tensor in it
         ranks:str='merge', # Of several processes that train together: 'merge', 'each' or 'local', see `distributed`
         name:str|None=None # `learn.<name>`; None: by the class, numbered where there is one of it already

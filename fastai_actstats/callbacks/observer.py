@@ -16,12 +16,13 @@ from keyword import iskeyword
 from fastai.basics import Callback
 from fastcore.basics import class2attr
 
-from ..analysis import report  # noqa: F401, gives records their report
+from ..analysis import explain, report  # noqa: F401, give records their report and what happened
 from .compat import evaluating, only_in_fits
 from .hooks import Watch
 from ..core.arguments import why
 from ..core.record import Record
 from ..plots import channels, depth, distributions, formats, glance, heat, lines, steps  # noqa: F401, pictures
+from ..plots import explain as explain_plots  # noqa: F401
 
 # %% auto #0
 __all__ = ['PARTS', 'Visitor', 'Gone', 'Observer', 'Recording']

@@ -236,6 +236,8 @@ class ChannelRecord(Record):
         from fastai_actstats.core.channel_ranks import pack
         return pack(self)
 
+ChannelRecord.__annotations__ = Record.__annotations__ | ChannelRecord.__annotations__  # what a callback offers of it
+
 def of_file(
     cls, # `Record`
     read:dict # As `files.read` gives it

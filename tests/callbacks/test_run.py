@@ -183,8 +183,8 @@ def trained(few, settings):
     return learn.act_stats.record
 
 def test_it_goes_with_its_record(trained, tmp_path):
-    for part in (trained.epoch(1), trained.fit(-1), trained.between(3, 9), trained.train, trained.valid, trained.merged(4),
-                 trained['0.0'], trained[0:2], trained.part([1, 2]), trained.replace(notes=dict(a=1))):
+    for part in (trained.epoch(1), trained.fit(-1), trained.between(3, 9), trained.train, trained.valid,
+                 trained.merged(4), trained['0.0'], trained[0:2], trained.part([1, 2]), trained.replace(notes=5)):
         assert np.array_equal(part.run.columns, part.columns) and part.run.layers == trained.run.layers
     late = trained.columns.copy()
     late['first'] += 1000

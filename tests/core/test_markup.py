@@ -10,7 +10,8 @@ from helpers import make_record
 from torch import nn
 
 import fastai_actstats
-from fastai_actstats.all import ChannelRecord, Finding, Record, Report, save_feature_maps
+from fastai_actstats.all import ChannelRecord, Explanation, Finding, Record, Report, save_feature_maps
+from fastai_actstats.analysis.events import Event
 from fastai_actstats.callbacks.checks.registry import Outcome
 from fastai_actstats.callbacks.preflight import PreflightReport
 from fastai_actstats.core.channel_accumulator import ChannelAccumulator
@@ -56,7 +57,10 @@ def units(text):
 def preflight_report(text):
     return PreflightReport([Finding(text, text, 0, text, text)], [Outcome(text, text, text, 0.)], text)
 
-MAKERS = {Record: record, ChannelRecord: units, PreflightReport: preflight_report,
+def explanation(text):
+    return Explanation([Event(text, 3, text, text)], text, pd.DataFrame([dict(step=3, what=text, before=0., then=1.)]))
+
+MAKERS = {Record: record, ChannelRecord: units, Explanation: explanation, PreflightReport: preflight_report,
           Report: lambda text: Report([Finding(text, text, 0, text, text)], text)}
 
 def shown():
