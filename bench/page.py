@@ -136,6 +136,10 @@ TEXT = {
         "What `to_html` writes of 20 and 100 layers by 1,024 columns, 80 bins, and what headless Chromium makes of it: "
         "seconds until all that is in sight is drawn, milliseconds from one frame to the next while it is zoomed, "
         "moved and scrolled, 60 frames each (16.7 is every frame of the screen)."),
+    table('many'): (
+        "Many runs",
+        "Thirty files of 50 layers by 1,024 columns, 80 bins, in three groups of ten: read, compared and drawn in a "
+        "process of its own. Files are read one after the other, and 256 columns of each are kept."),
     table('breakdown'): (
         "Where the time goes",
         "The loops of the CPU kernel over a slice in the first-level cache, and a training step of the reference CNN "

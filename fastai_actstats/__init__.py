@@ -12,6 +12,7 @@ Modules:
 - `fastai_actstats.analysis.explain`: What happened in a run, in order, as text and as a table
 - `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
 - `fastai_actstats.analysis.gradients`: The rules that read gradients
+- `fastai_actstats.analysis.groups`: Runs that differ in a setting, and runs that differ in their seed only
 - `fastai_actstats.analysis.report`: One report on all that was recorded: which layer, what is wrong, since when, on what evidence, what to try
 - `fastai_actstats.analysis.rules`: What a rule is, and what it has to measure with
 - `fastai_actstats.analysis.run`: A record and its run side by side: what changed abruptly, and in which columns
@@ -138,7 +139,9 @@ _GIVEN = {  # class → module that gives it methods → these
                            'plots.distributions': ['heatmap', 'ridge', 'first_last'],
                            'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html'],
                            'analysis.formats': ['fits', 'formats']},
-    'analysis.compare.Comparison': {'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
+    'analysis.compare.Comparison': {'analysis.effects': ['effects', 'report'],
+                                    'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
+                                    'plots.overview': ['overview'],
                                     'plots.page': ['to_html']},
     'analysis.report.Report': {'plots.page': ['to_html']}}
 

@@ -9,6 +9,10 @@ there are no such edges the runs are refused."""
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from glob import glob, has_magic
+from pathlib import Path
+from string import ascii_lowercase
 
 import numpy as np
 import torch
@@ -19,7 +23,8 @@ from ..kernels.bins import Bins
 from ..kernels.eager import COUNTS, MEAN, NEAR_ZERO
 
 # %% auto #0
-__all__ = ['NAME', 'run_record', 'match_layers', 'common_bins', 'rebin', 'common_steps']
+__all__ = ['NAME', 'run_record', 'own_name', 'names_of', 'globbed', 'match_layers', 'common_bins', 'rebin', 'halved',
+           'common_steps']
 
 # %% ../../nbs/analysis/07_align.ipynb #run-record
 def run_record(
@@ -34,6 +39,32 @@ def run_record(
                         "ActStats, or a file")
     if not len(rec) or not rec.layers: raise ValueError(f"nothing to compare: {rec!r}")
     return rec.main_phase
+
+# %% ../../nbs/analysis/07_align.ipynb #names-code
+def own_name(
+    run, rec:Record # What was given, and its record
+) -> str|None:
+    "What the notes of a run call it, where they are a text or have a `name`; else the name of the file that it is in"
+    notes = rec.notes.get('name') if isinstance(rec.notes, Mapping) else rec.notes
+    if isinstance(notes, str) and notes.strip(): return notes.strip().splitlines()[0]
+    return Path(run).stem if isinstance(run, (str, os.PathLike)) else None
+
+def names_of(
+    runs:list, recs:list[Record] # What was given, and its records
+) -> list[str]:
+    "The runs' own names where all have one and no two the same, else where their files are, else 'a', 'b', ..."
+    names = [own_name(run, rec) for run, rec in zip(runs, recs)]
+    if None not in names and len(set(names)) == len(names): return names
+    if all(isinstance(run, (str, os.PathLike)) for run in runs) and len(set(map(Path, runs))) == len(runs):
+        folder = os.path.commonpath([Path(run).absolute().parent for run in runs])
+        return [Path(run).absolute().relative_to(folder).with_suffix('').as_posix() for run in runs]
+    return [ascii_lowercase[i % 26] + str(i//26 or '') for i in range(len(recs))]
+
+def globbed(run) -> list:
+    "The files that a pattern stands for; what is none stays"
+    if not isinstance(run, (str, os.PathLike)) or os.path.exists(run) or not has_magic(os.fspath(run)): return [run]
+    if found := sorted(glob(os.fspath(run), recursive=True)): return found
+    raise FileNotFoundError(f"{os.fspath(run)!r} stands for no file")
 
 # %% ../../nbs/analysis/07_align.ipynb #match-layers
 NAME = 1.01  # what a pair of the same name counts; one of the same type and shape counts 1
@@ -166,6 +197,15 @@ def rebin(
     return rec.like(joined, rec.columns, bins=bins)
 
 # %% ../../nbs/analysis/07_align.ipynb #common-steps
+def halved(
+    rec:Record,
+    most:int # Columns at most
+) -> Record:
+    "The same values, 2, 4, 8, ... neighbours in a column: those of runs of another length still begin together"
+    size = 1
+    while len(rec) > size*most: size *= 2
+    return rec if size == 1 else rec.joined(np.arange(0, len(rec), size))
+
 def common_steps(
     recs:list[Record], # Training or validation columns, not both
     most:int=400 # Columns at most

@@ -19,7 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
 from ..analysis.align import common_steps
-from ..analysis.compare import MEASURES, Comparison
+from ..analysis.compare import FEW, MEASURES, Comparison
+from ..analysis.effects import on_common_steps, tested
+from ..analysis.groups import least_p
 from ..core.record import STATS, Record
 from fastai_actstats.plots.axes import (
     CMAP,
@@ -33,6 +35,7 @@ from fastai_actstats.plots.axes import (
 )
 from .heat import draw_heat, height, rows_by_kind
 from .lines import check_stats
+from .overview import shown_runs
 from .steps import draw_color_dim, outside, share_bar
 from .text import shorten
 from .tiles import MOST_BIG, Tiles
@@ -46,14 +49,14 @@ def layer_panels(
     rec:Record, # Names the layers
     heads:list[str], # What each of a layer's panels shows
     size:tuple[float, float], # Of each panel, inches
-    small:tuple[float, float], # The same where there are more than 12 layers
+    small:tuple[float, float], # The same where there are more than 12 layers or 6 panels of a layer
     xlabel:str, # What all panels share
     numbered:bool=False # Has each panel values of its own, where there are more than 12 layers?
 ) -> tuple: # The figure; for each layer its panels; function of a mappable, a label and keywords that adds a colour bar
     "A row of panels for each layer, in as many blocks beside each other as keep the figure legible"
     n, each = len(rec.layers), len(heads)
     types = [rec.types[name] for name in rec.layers]
-    if n > MOST_BIG:
+    if n > MOST_BIG or len(heads) > FEW:
         blocks = min(math.ceil(n/6), max(1, round(15/(each*(small[0] + .3)))))
         tiles = Tiles(n, blocks, small, each=each, down=True, numbered=numbered, xlabel=xlabel)
         tiles.name(rec.layers, types)
@@ -84,20 +87,23 @@ def color_dim(
     mean:bool=True, cmap:str=CMAP, # Draw the mean over it?; colour map
     ylim=None, # (lowest, highest) value, 'auto' (the bins that are used) or 'all'; None: 'auto' for logarithmic bins
     most:int=500, # Columns at most, neighbours merged
-    size:tuple[float, float]=(4.2, 1.8) # Of each panel, inches
+    size:tuple[float, float]=(4.2, 1.8), # Of each panel, inches
+    runs:str|None=None # 'all', or 'representatives': of each group the run nearest to its mean; None: these if grouped
 ) -> plt.Figure:
     """The colourful dimension, runs side by side and layers down, on the same axes and colours: shares of the values,
-    logarithmic"""
+    logarithmic. Panels of more than six runs are small"""
     check_ylim(ylim)
-    chosen = {run: rec[self.places(layers)] for run, rec in self.runs.items()}
+    shown = shown_runs(self, runs)
+    chosen = {label: self.runs[run][self.places(layers)] for label, run in shown.items()}
     most = most if len(self.places(layers)) <= MOST_BIG else min(most, 200)
     recs = dict(zip(chosen, fitted([rec.merged(most) for rec in chosen.values()], ylim)))
-    some = recs[self.first]
+    some = next(iter(recs.values()))
     strips = tuple(any(o) for o in zip(*(outside(rec) for rec in recs.values())))
     ends = [step_edges(rec)[[0, -1]] for rec in recs.values()]
     said = ' (white: mean)' if mean and not some.bins.per_octave else ''
     label = step_label(some) + marks_label(some) + said
     small = (2.3, .8) if len(some.layers) <= 200 else (1.5, .45)
+    if len(recs) > FEW: small = max(15/len(recs), .5), small[1]
     fig, axs, add_bar = layer_panels(some, list(recs), size, small, label)
     for i, row in enumerate(axs):
         for ax, rec in zip(row, recs.values()):
@@ -134,6 +140,28 @@ def _stats_as_heat(recs, some, stats):
     fig.supxlabel(step_label(some), fontsize='medium')
     return fig
 
+def _curves(comparison, stats, layers, most):
+    "Run, or group → middle of each column, and statistics [runs, T, L, statistics]"
+    if comparison.groups:
+        names, (edges, values) = list(comparison.runs), on_common_steps(comparison, stats, layers, most)
+        middle = (edges[1:] + edges[:-1])/2
+        at = {group: [names.index(run) for run in runs] for group, runs in comparison.groups.items()}
+        return {group: (middle, values[mine]) for group, mine in at.items()}
+    res = {}
+    for run, rec in comparison.runs.items():
+        part = rec[comparison.places(layers)].merged(most)
+        edges = step_edges(part)
+        res[run] = (edges[1:] + edges[:-1])/2, np.stack([getattr(part, stat) for stat in stats], -1)[None]
+    return res
+
+def _marked(comparison, stats, layers):
+    "Where columns begin and end; bool [T, L, statistics], do groups differ there?; what is to be said of it"
+    sizes = [len(runs) for runs in comparison.groups.values()]
+    if len(sizes) < 2: return None, None, None
+    if least_p(sizes) > .05: return None, None, 'too few runs for a test'
+    edges, values = on_common_steps(comparison, stats, layers)
+    return edges, tested(comparison, values)[1] <= .05, 'groups differ by more than their runs (p ≤ .05 over all)'
+
 @patch
 def plot_stats(
     self:Comparison,
@@ -143,28 +171,42 @@ def plot_stats(
     most:int=500, # Columns at most, neighbours merged
     size:tuple[float, float]=(3.8, 1.7) # Of each panel, inches
 ) -> plt.Figure:
-    "Statistics against step: runs as colours and line styles, layers down; of more than 60 layers, heat maps"
+    """Statistics against step: runs as colours and line styles, layers down; of more than 60 layers, heat maps.
+
+    Of a group the mean of its runs, and their range as a band; a bar below says where groups differ by more than their
+    runs do (`effects`). Heat maps show the run of each group that is nearest to its mean."""
     import seaborn as sns
-    recs = {run: rec[self.places(layers)].merged(most) for run, rec in self.runs.items()}
-    some = recs[self.first]
-    stats = list(dict.fromkeys(name for rec in recs.values() for name in check_stats(rec, stats)))
-    if len(some.layers) > MOST_LINES: return _stats_as_heat(recs, some, stats)
+    some = self.runs[self.first][self.places(layers)].merged(most)
+    stats = list(dict.fromkeys(name for rec in self.runs.values() for name in check_stats(rec, stats)))
+    if len(some.layers) > MOST_LINES:
+        shown = shown_runs(self).items()
+        recs = {label: self.runs[run][self.places(layers)].merged(most) for label, run in shown}
+        return _stats_as_heat(recs, some, stats)
     heads = [STATS.get(stat, stat) for stat in stats]
     fig, axs, _ = layer_panels(some, heads, size, (2.1, .8), step_label(some) + marks_label(some), numbered=True)
-    colors = sns.color_palette('colorblind', len(recs))
-    looks = {run: dict(color=c, ls=STYLES[i % 4], lw=1.2) for i, (run, c) in enumerate(zip(recs, colors))}
-    edges = {run: step_edges(rec) for run, rec in recs.items()}
-    values = {run: {stat: getattr(rec, stat) for stat in stats} for run, rec in recs.items()}
+    curves, (at, marked, said) = _curves(self, stats, layers, most), _marked(self, stats, layers)
+    colors = sns.color_palette('colorblind' if len(curves) <= 10 else 'husl', len(curves))
+    looks = {run: dict(color=c, ls=STYLES[i % 4], lw=1.2) for i, (run, c) in enumerate(zip(curves, colors))}
     for i, row in enumerate(axs):
-        for ax, stat in zip(row, stats):
-            for run, e in edges.items(): ax.plot((e[1:] + e[:-1])/2, values[run][stat][:, i], **looks[run])
+        for s, (ax, stat) in enumerate(zip(row, stats)):
+            for run, (x, values) in curves.items():
+                mine = values[..., i, s]
+                ax.plot(x, mine.mean(0), **looks[run])
+                band = dict(color=looks[run]['color'], alpha=.2, lw=0)
+                if len(mine) > 1: ax.fill_between(x, mine.min(0), mine.max(0), **band)
+            if marked is not None:
+                begins, ends = at[:-1][marked[:, i, s]], at[1:][marked[:, i, s]]
+                bar = dict(transform=ax.get_xaxis_transform(), color='k', lw=2.5)
+                ax.hlines(np.full(len(begins), .03), begins, ends, **bar)
             if stat == 'near_zero': ax.yaxis.set_major_formatter(PercentFormatter(1, 0))
             if len(some.layers) > MOST_BIG: ax.yaxis.set_major_locator(plt.MaxNLocator(3))
-            mark_epochs(ax, some, edges[self.first], 'gray')
+            mark_epochs(ax, some, step_edges(some), 'gray')
             sns.despine(ax=ax)
     handles = [Line2D([], [], **look) for look in looks.values()]
+    names = shorten(list(curves), 3, 10)
+    if said is not None: handles, names = [*handles, Line2D([], [], color='k', lw=2.5*(at is not None))], [*names, said]
     where = 'outside upper right' if fig.get_layout_engine() else 'upper right'
-    fig.legend(handles, shorten(list(recs), 3, 10), loc=where, ncols=len(recs), frameon=False)
+    fig.legend(handles, names, loc=where, ncols=min(len(names), max(3, int(fig.get_figwidth()/1.7))), frameon=False)
     return fig
 
 # %% ../../nbs/plots/05_comparison.ipynb #difference-code
