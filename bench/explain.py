@@ -222,7 +222,7 @@ def main():
     results = list(run(args.seeds, args.networks, args.twist, args.records))
     print(table(results))
     usual = (tuple(args.networks), args.twist, args.seeds) == (NETWORKS, '', [0, 1, 2, 3, 4])
-    file = HERE/'results'/('explain.json' if usual else 'explain_others.json')
+    file = HERE/'results'/('explain.json' if usual else f"explain_{args.twist or 'others'}.json")
     file.write_text(json.dumps(dict(machine=machine(), rows=results), indent=1) + '\n')
 
 if __name__ == '__main__': main()

@@ -8,6 +8,14 @@ from fastai_actstats.demo import digits
 
 pytest_plugins = ['what_holds']
 
+@pytest.fixture(autouse=True)
+def gradients_stay_on():
+    "What leaves them off spoils every test after it"
+    yield
+    on = torch.is_grad_enabled()
+    torch.set_grad_enabled(True)
+    assert on, 'gradients are off'
+
 @pytest.fixture(scope='session')
 def settings(): return read_settings()
 

@@ -89,11 +89,13 @@ def made_up(types, steps=60, n=120, bins=None, what='activations', seed=0, grows
 
 def pictures(rec, both):
     "Name → function that draws it"
-    a = SimpleNamespace(rec=rec, both=both)
+    run = rec[[0]].replace(layers=['loss'], what='run', info={})
+    a = SimpleNamespace(rec=rec, both=both, told=rec.replace(run=run))
     return {'color_dim': lambda: a.rec.color_dim(), 'color_dim share': lambda: a.rec.color_dim(share=True),
             'color_dim auto': lambda: a.rec.color_dim(ylim='auto'), 'plot_stats': lambda: a.rec.plot_stats(),
             'heatmap': lambda: a.rec.heatmap(), 'ridge': lambda: a.rec.ridge(),
             'first_last': lambda: a.rec.first_last(), 'plot_depth': lambda: a.rec.plot_depth(),
-            'show': lambda: a.rec.show(),
+            'show': lambda: a.rec.show(), 'color_dim run': lambda: a.told.color_dim(run=True),
+            'plot_stats run': lambda: a.told.plot_stats(run=True),
             'compare color_dim': lambda: a.both.color_dim(), 'compare plot_stats': lambda: a.both.plot_stats(),
             'difference': lambda: a.both.difference()}

@@ -174,7 +174,7 @@ def test_records_of_nothing(verb, folder, run):
         else: assert status == 0 and out and not err, (out, err)
         told(run, verb, *files)
 
-WRONG = {('report', 'run.npz', '--layers', 'conv*'): "it has no layer 'conv*' among its 5: 0.0, 1.0",
+WRONG = {('report', 'run.npz', '--layers', 'conv*'): "layer 'conv*' is not among the 5 recorded: 0.0, 1.0",
          ('report', 'run.npz', '--steps', '900:'): 'it holds other steps: no step from 900',
          ('report', 'run.npz', '--steps', 'x:9'): '--steps x:9 must be A:B',
          ('report', 'run.npz', '--steps', '9:3'): '--steps 9:3 ends before it begins',

@@ -159,7 +159,8 @@ class Comparison:
         res['apart since'] = res['apart since'].astype('Int64')
         if layers is None: return res
         wanted = {run: {self.names[run][i] for i in self.places(layers)} for run in self.runs}
-        return res[[row.layer in wanted[row.run] for row in res.itertuples()]].reset_index(drop=True)
+        asked = [layer in wanted[run] for run, layer in zip(res['run'], res['layer'])]
+        return res.loc[asked].reset_index(drop=True)
 
     def made(self,
         every:bool=False # What all runs have in common too?
@@ -194,7 +195,7 @@ def named_runs(runs) -> dict[str, Record]:
     names = [own_name(run, rec) for run, rec in zip(runs, recs)]
     if None in names or len(set(names)) < len(names):
         names = [ascii_lowercase[i % 26] + str(i//26 or '') for i in range(len(recs))]
-    return dict(zip(names, recs))
+    return dict(zip(map(str, names), recs))
 
 def compare(
     *runs, # Two or more runs, a list of them, or a dict of name → run for names that are no Python names

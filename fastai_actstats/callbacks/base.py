@@ -22,9 +22,9 @@ from .hooks import Tap, Watch
 from .interrupts import held
 from .made import describe, note_uncalled
 from .observer import Recording
-from ..core.accumulator import Accumulator, call_names
+from ..core.accumulator import Accumulator
 from ..core.arguments import check_function, check_path, check_whole
-from ..core.layers import NothingToWatch, choose, follows, named_layers, type_name
+from ..core.layers import NothingToWatch, call_names, choose, follows, named_layers, type_name
 from ..core.record import Record
 from ..core.resume import layer_known, resume
 from ..kernels.dispatch import check_kernel

@@ -15,14 +15,13 @@ import torch
 from .base import HookStats
 from .compat import evaluating, outside_graphs
 from .hooks import Tap
-from ..core.accumulator import call_names
 from ..core.arguments import check_choice, check_number, check_whole
 from ..core.channel_accumulator import ChannelAccumulator
 from ..core.channel_ranks import unpack
 from ..core.channel_record import ChannelRecord
 from ..core.channels import ALIVE, activation_kind, channel_axis, ignored_inputs, makers
 from ..core.deaths import NEVER
-from ..core.layers import NothingToWatch, choose, named_layers, type_name
+from ..core.layers import NothingToWatch, call_names, choose, named_layers, type_name
 from ..kernels.channels import channel_kernel, fold_channels
 
 # %% auto #0
@@ -149,7 +148,8 @@ class ChannelStats(HookStats):
         every, step = named_layers(self.learn.model), max(self.accumulator.step - 1, 0)
         known = self.accumulator.ignoring
         for n, ignored in ignored_inputs(every).items():
-            before = known[n][1].to(ignored.device) if n in known else torch.full_like(ignored, NEVER, dtype=torch.int64)
+            never = torch.full_like(ignored, NEVER, dtype=torch.int64)
+            before = known[n][1].to(ignored.device) if n in known else never
             since = torch.where(before == NEVER, step, before).masked_fill(~ignored, NEVER)
             known[n] = type_name(every[n]), since
 

@@ -28,9 +28,9 @@ from fastai_actstats.callbacks.compat import (
     scripted,
     transformed,
 )
-from ..core.accumulator import Accumulator, call_names
+from ..core.accumulator import Accumulator
 from ..core.arguments import why
-from ..core.layers import first_float, no_hook
+from ..core.layers import call_names, first_float, no_hook
 from ..kernels.dispatch import fold, kernel_for, out_of_memory
 
 # %% auto #0

@@ -21,6 +21,7 @@ from .observer import Visitor
 from .sinks import MlflowSink, Sink, TensorBoardSink, TrackioSink, WandbSink, binned
 from ..core.arguments import check_whole, why
 from ..core.channel_record import ChannelRecord
+from ..core.run import WHAT
 
 # %% auto #0
 __all__ = ['StatsLogger', 'TensorBoardStats', 'WandbStats', 'MlflowStats', 'TrackioStats']
@@ -29,8 +30,9 @@ __all__ = ['StatsLogger', 'TensorBoardStats', 'WandbStats', 'MlflowStats', 'Trac
 class StatsLogger(Visitor):
     """Passes on to a sink, each epoch, what the learner's other callbacks recorded since the last one.
 
-    Names begin with what was recorded, `activations/...`; with the callback's name before that where it was given one,
-    or where another callback records the same: `relu_stats/activations/...`.
+    Names begin with what was recorded, `activations/...`, and of what the run itself did with `run/...`; with the
+    callback's name before that where it was given one, or where another callback records the same:
+    `relu_stats/activations/...`.
 
     Reading a record waits for the device: that happens once an epoch. Where nothing can be logged to is said before
     training; a sink that fails later is warned of once and left out of the rest of the fit, and training goes on. Of
@@ -83,7 +85,7 @@ class StatsLogger(Visitor):
 
     def log(self):
         "Pass on what is new"
-        usual = set()
+        usual, run = set(), None
         for cb in watching(self.learn):
             for rec in cb.records:
                 own = cb.name != cb.usual_name or rec.what in usual
@@ -93,6 +95,10 @@ class StatsLogger(Visitor):
                 else:
                     self._log_new(f'{name}{rec.what}', rec.train, self._log_record)
                     self._log_new(f'{name}valid/{rec.what}', rec.valid, self._log_record)
+                run = rec.run if run is None else run
+        if run is not None:  # the same, whichever callback recorded it
+            self._log_new(WHAT, run.train, self._log_run)
+            self._log_new(f'valid/{WHAT}', run.valid, self._log_run)
         self.sink.flush()
 
     def _log_new(self, tag, rec, log):
@@ -104,14 +110,26 @@ class StatsLogger(Visitor):
 
     def _log_record(self, tag, rec, begin):
         new = rec.between(begin, self.logged[tag])
-        few, whole = new.merged(min(self.points, self.sink.points or self.points)), new.merged()
-        values = {stat: getattr(few, stat) for stat in self.stats}
-        for t, step in enumerate(few.columns['last']):
-            now = {f'{tag}/{layer}/{stat}': v[t, i] for stat, v in values.items() for i, layer in enumerate(few.layers)}
-            self._scalars(int(step), now)
+        self._log_stats(tag, new, self.stats)
+        whole = new.merged()
         for i, layer in enumerate(whole.layers):
             if whole.count[0, i] > whole.nonfinite[0, i]:
                 self.sink.histogram(int(whole.columns['last'][0]), f'{tag}/{layer}', binned(whole, i))
+
+    def _log_run(self, tag, rec, begin):
+        "Loss and learning rates, a value a step; of what are tensors mean and spread"
+        new = rec.between(begin, self.logged[tag])
+        one = np.array([n == 'loss' or n.partition('.')[0] == 'lr' for n in new.layers], bool)
+        self._log_stats(tag, new.part(layers=one), ('mean',))
+        self._log_stats(tag, new.part(layers=~one), ('mean', 'std'))
+
+    def _log_stats(self, tag, rec, stats):
+        "A value of each of the statistics for each span of steps"
+        few = rec.merged(min(self.points, self.sink.points or self.points))
+        values = {stat: getattr(few, stat) for stat in stats}
+        for t, step in enumerate(few.columns['last']):
+            now = {f'{tag}/{layer}/{stat}': v[t, i] for stat, v in values.items() for i, layer in enumerate(few.layers)}
+            self._scalars(int(step), now)
 
     def _log_channels(self, tag, rec, begin):
         "Of each layer the share of dead channels, and how its channels spread: there may be tens of thousands"

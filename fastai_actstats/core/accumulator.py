@@ -19,24 +19,13 @@ import torch
 from .arguments import check_choice, check_whole
 from .record import Record
 from .ring import Ring
-from .run import MARK, WHAT, of_run, shown
+from .run import WHAT, of_run, read_run
 from .steps import Batch, Place
 from ..kernels.bins import Bins
 from ..kernels.eager import empty
 
 # %% auto #0
-__all__ = ['PHASES', 'call_names', 'Accumulator']
-
-# %% ../../nbs/core/05_accumulator.ipynb #call-names
-def call_names(
-    name:str, # Of a layer
-    calls:int, # Of it in one forward pass
-    taken=() # Names of all layers, of which a call must not have one
-) -> list[str]: # `calls` names
-    "'relu', 'relu:2', 'relu:3' ..., with more colons where the model has a layer of that name"
-    sep = ':'
-    while any(f'{name}{sep}{i}' in taken for i in range(2, calls + 1)): sep += ':'
-    return [name] + [f'{name}{sep}{i}' for i in range(2, calls + 1)]
+__all__ = ['PHASES', 'Accumulator']
 
 # %% ../../nbs/core/05_accumulator.ipynb #accumulator-class
 PHASES = 'train', 'valid', 'both'
@@ -234,23 +223,13 @@ class Accumulator:
         rows = rows[order].unflatten(1, (len(self.names), len(self.kept)))
         silent = self.left_out | self.optional
         here = [i for i, n in enumerate(self.names) if not of_run(n) and (n not in silent or rows[:, i, :, 0].any())]
-        names, made, columns = [self.names[i] for i in here], self.made | self._marks(), columns[order]
-        known, run = self.known(), self._read_run(rows, columns)
-        return [Record(rows[:, here, i], columns, names, self.bins, what, known, self.ranks, made=made, run=run)
+        names, columns = [self.names[i] for i in here], columns[order]
+        made = self.made | dict(run=self.run, step=self.next_step)
+        if self.scales: made['loss_scale'] = list(self.scales)
+        info, found, run = self.known(), read_run(rows[:, :, 0], self.names, self.info), None
+        if found: run = Record(**found, columns=columns, bins=self.bins, what=WHAT, ranks=self.ranks, made=made)
+        return [Record(rows[:, here, i], columns, names, self.bins, what, info, self.ranks, made=made, run=run)
                 for i, what in enumerate(self.kept)]
-
-    def _read_run(self, rows, columns):
-        theirs = [i for i, n in enumerate(self.names) if of_run(n)]
-        if not theirs: return None
-        marked = [self.names[i] for i in theirs]
-        here, names = shown(rows[:, theirs, 0], [n.removeprefix(MARK) for n in marked])
-        known = {n: dict(self.info[marked[i]]) for i, n in zip(here, names) if marked[i] in self.info}
-        return Record(rows[:, theirs, 0][:, here], columns, names, self.bins, WHAT, known, self.ranks,
-                      made=dict(run=self.run))
-
-    def _marks(self):
-        scales = dict(loss_scale=list(self.scales)) if self.scales else {}
-        return dict(run=self.run, step=self.next_step) | scales
 
     def known(self) -> dict: # Layer → what is known of it
         "A copy, which does not know of layers that come later"

@@ -13,6 +13,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,7 +77,7 @@ def pack_rng(states, arrays:dict):
 
 def unpack_rng(held, arrays:dict):
     "What `states.set_rng_states` takes"
-    ints, keys, cpu, *cuda = (unpack(part, arrays) for part in held['parts'])
+    ints, keys, cpu, *cuda = (torch.as_tensor(unpack(part, arrays)) for part in held['parts'])
     ints, keys = (o.numpy().view('u4') for o in (ints, keys))
     (version, gauss), (name, *rest) = held['python'], held['numpy']
     return (version, tuple(ints.tolist()), gauss), (name, keys, *rest), cpu, cuda
@@ -84,7 +85,7 @@ def unpack_rng(held, arrays:dict):
 # %% ../../nbs/core/20_batches.ipynb #file
 FORMAT, VERSION = 'fastai_actstats caught batch', 1
 LIMIT = 2**32 # bytes that a file may unpack to, unless the caller says otherwise
-SAID = dict(reason=str, found=dict, report=str, rank=int) # what is known of the trouble: in words, size by name, ...
+SAID:dict[str, type] = dict(reason=str, found=dict, report=str, rank=int)  # of the trouble: in words, sizes, ...
 
 @dataclass
 class KeptBatch:
@@ -94,7 +95,7 @@ class KeptBatch:
     indices:list|None=None # Of its items in the data set, where the data loader is fastai's
     lrs:list=field(default_factory=list) # Of each parameter group
     rng:tuple|None=None # `states.rng_states()` before the forward pass
-    xb:tuple|None=None; yb:tuple|None=None # Its inputs and targets; None where the file would have been too large
+    xb:Any=None; yb:Any=None # Its inputs and targets; None where the file would have been too large
 
 def free(
     file:Path, # Name that is wanted
@@ -116,9 +117,10 @@ def write(
 ):
     "Write batches; those far from the one that matters are left out where they would be too many bytes"
     arrays, left = {}, limit
+    held:list[list|None] = [None]*len(batches)
     rng = [b.rng and pack_rng(b.rng, arrays) for b in batches]
     left -= sum(a.nbytes for a in arrays.values())
-    held, dropped = [None]*len(batches), []
+    dropped = []
     for i in sorted(range(len(batches)), key=lambda i: (abs(i - which), i)):
         size = nbytes((batches[i].xb, batches[i].yb))
         if size > left: dropped.append(batches[i].step)

@@ -181,7 +181,9 @@ class ChannelAccumulator(Accumulator):
         known = {n: o for n, o in super().known().items() if n in self.places or 'left_out' in o}
         for n, (kind, since) in self.ignoring.items():
             found = {c: step for c, step in enumerate(since.tolist()) if step != NEVER}
-            if found: known.setdefault(n, dict(type=kind)).update(ignored=tuple(found), ignored_since=tuple(found.values()))
+            if not found: continue
+            since = tuple(found.values())
+            known.setdefault(n, dict(type=kind)).update(ignored=tuple(found), ignored_since=since)
         for n in self.places:
             known.setdefault(n, {}).update(window=self.silent, every=self.every)
             if self.silent == 'epoch':

@@ -90,6 +90,7 @@ class ChannelRecord(Record):
         layers # Layer, channel, index of a channel, glob pattern, slice, or a list of these
     ) -> ChannelRecord:
         "The record of these channels only"
+        if layers is None: return self
         if isinstance(layers, slice): return self.part(layers=layers)
         several = isinstance(layers, (list, tuple, np.ndarray))
         found = [self._found(o) for o in (layers if several else [layers])]
@@ -136,7 +137,7 @@ class ChannelRecord(Record):
     ) -> np.ndarray: # bool [T, C]; False where the layer did not run
         "Which channels were never alive in a column"
         share = self.share(layer)
-        return np.asarray(share == 0, bool) | np.asarray(share < below, bool)
+        return np.where(share == 0, True, share < below)
 
     def ran(self, layer) -> np.ndarray: # bool [T]
         "In which columns a layer has values"

@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 
 # %% auto #0
-__all__ = ['COLUMN', 'BEGINS', 'ENDS', 'as_columns', 'new_column', 'extend', 'move', 'join', 'time_order', 'columns_of',
-           'columns_between']
+__all__ = ['COLUMN', 'BEGINS', 'ENDS', 'MOST', 'as_columns', 'new_column', 'extend', 'move', 'join', 'time_order',
+           'what_is_wrong', 'columns_of', 'columns_between']
 
 # %% ../../nbs/core/02_columns.ipynb #column-type
 COLUMN = np.dtype([('first', 'i8'), ('last', 'i8'),            # first and last training step
@@ -23,6 +23,7 @@ COLUMN = np.dtype([('first', 'i8'), ('last', 'i8'),            # first and last 
 
 BEGINS = 'first', 'epoch', 'fit'  # step, epoch and fit with which a column begins
 ENDS = 'last', 'last_epoch', 'last_fit'  # and with which it ends
+MOST = 2**53  # of anything that is counted: float64 holds it
 
 def as_columns(
     values # The columns as lists, such as JSON gives them back
@@ -70,6 +71,19 @@ def time_order(
 ) -> np.ndarray: # int64 [T], indices
     "The order in which columns stand in a record: by the step with which they end, training before validation"
     return np.lexsort((columns['valid'], columns['last']))
+
+def what_is_wrong(
+    c:np.ndarray # [T] of dtype `COLUMN`
+) -> str: # '' where nothing is
+    "Why these cannot be the columns of a record"
+    if not ((c['valid'].view('u1') <= 1).all() and (c['steps'] > 0).all()): return 'make no sense'
+    if c['steps'].sum(dtype=float) > MOST: return 'make no sense'
+    for first, last in zip(BEGINS, ENDS):
+        if (c[first] > c[last]).any(): return 'end before they begin'
+        if (c[first] < 0).any() or (c[last] > MOST).any(): return 'make no sense'
+        for phase in (c[c['valid']], c[~c['valid']]):
+            if any((np.diff(phase[name]) < 0).any() for name in (first, last)): return 'are not in the order of time'
+    return 'are not in the order of time' if (np.diff(c['last']) < 0).any() else ''
 
 # %% ../../nbs/core/02_columns.ipynb #select-code
 def columns_of(

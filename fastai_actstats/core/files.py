@@ -16,7 +16,6 @@ import platform
 import sys
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from fnmatch import fnmatchcase
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,22 +23,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .arguments import check_notes
-from .columns import BEGINS, COLUMN, ENDS, columns_between
+from .columns import COLUMN, MOST, columns_between, what_is_wrong
 from .disk import atomic, need, open_arrays, read_array, read_part, write_arrays
 from .run import MARK, of_run
+from .selection import select
 from ..kernels.bins import COUNT, COUNTS, MEAN, MOST_BINS, NEAR_ZERO, NONFINITE, Bins, width
 
 if TYPE_CHECKING:
     import torch
 
 # %% auto #0
-__all__ = ['FORMAT', 'VERSION', 'READS', 'LIMIT', 'MOST', 'made', 'write', 'peek', 'read']
+__all__ = ['FORMAT', 'VERSION', 'READS', 'LIMIT', 'made', 'write', 'peek', 'read']
 
 # %% ../../nbs/core/08_files.ipynb #write-code
 FORMAT, VERSION = 'fastai_actstats record', 2
 READS = {1: 4, 2: 6}  # version → moments a row; the first had neither the third nor the fourth
 LIMIT = 2**32  # bytes that a file may unpack to, unless the caller says otherwise
-MOST = 2**53  # of anything that is counted: float64 holds it
 
 def made() -> dict:
     "When, and with which versions"
@@ -145,16 +144,9 @@ def _bins(b):
 
 def _columns(archive, T):
     "The columns, if they follow each other as columns do"
-    c, senseless = read_array(archive, 'columns', COLUMN, (T,)), "its columns make no sense"
-    disorder = "its columns are not in the order of time"
-    need((c['valid'].view('u1') <= 1).all(), senseless)
-    need((c['steps'] > 0).all() and c['steps'].sum(dtype=float) <= MOST, senseless)
-    for first, last in zip(BEGINS, ENDS):
-        need((c[first] <= c[last]).all(), "its columns end before they begin")
-        need((c[first] >= 0).all() and (c[last] <= MOST).all(), senseless)
-        for phase in (c[c['valid']], c[~c['valid']]):
-            need(all((np.diff(phase[name]) >= 0).all() for name in (first, last)), disorder)
-    need((np.diff(c['last']) >= 0).all(), disorder)
+    c = read_array(archive, 'columns', COLUMN, (T,))
+    wrong = what_is_wrong(c)
+    need(not wrong, f"its columns {wrong}")
     return c
 
 def _check(a):
@@ -216,17 +208,15 @@ def _asked(meta, columns, layers, steps):
         try: first = columns_between(columns, *steps)
         except IndexError as e: raise ValueError(f"it holds other steps: {e}") from None
     if layers is None: return first, np.ones(len(meta['layers']) + len(run), bool)
-    names, patterns = meta['layers'], [layers] if isinstance(layers, str) else list(layers)
-    fits = [[n == pattern or fnmatchcase(n, pattern) for n in names] for pattern in patterns]
-    for pattern, fit in zip(patterns, fits):
-        have = ', '.join(names[:9]) + ', ...'*(len(names) > 9)
-        need(any(fit), f"it has no layer {pattern!r} among its {len(names)}: {have}")
-    return first, np.append(np.any(fits, 0), np.ones(len(run), bool))
+    try: places = select(meta['layers'], layers)
+    except IndexError as e: raise ValueError(f"it holds other layers: {e}") from None
+    chosen = np.isin(np.arange(len(meta['layers'])), places)
+    return first, np.append(chosen, np.ones(len(run), bool))
 
 def read(
     file:str|os.PathLike, # Written by `write`
     limit:int=LIMIT, # Bytes that it may unpack to
-    layers=None, # Names and glob patterns of the layers to read; None: all
+    layers=None, # See `selection.select`; None: all
     steps:tuple[int, int]|None=None # First and last step to read; None: all
 ) -> dict: # The arguments of a `Record`, which `run.unpack` takes, and `alive`, of a `ChannelRecord`, or None
     "Read a record or a part of it; `ValueError` says in a sentence why a file is refused, `OSError` why it isn't read"
@@ -241,9 +231,9 @@ def read(
         sha, alive, arrays = _sha(meta), None, {}
         if 'alive.npy' in archive.namelist():
             alive = _alive(archive, columns, len(names))
-            sha.update(alive)
+            sha.update(alive.data)
             alive = alive[first][:, second]
-        sha.update(columns)
+        sha.update(columns.data)
         for name, (dtype, shape) in sorted(due.items()):
             arrays[name] = read_part(archive, name, np.dtype(dtype), shape, first, second, sha.update)
         moments = _as_now(arrays['moments'], arrays['count'] - arrays['nonfinite'])

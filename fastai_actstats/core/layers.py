@@ -22,8 +22,8 @@ from .selection import first_names
 
 # %% auto #0
 __all__ = ['Layer', 'Layers', 'Pick', 'WRAPPERS', 'HELPERS', 'BLOCKS', 'PASS_ON', 'MOST_PARTS', 'torch_types', 'unwrapped',
-           'type_name', 'children', 'named_layers', 'own_parameters', 'NothingToWatch', 'whole_layers', 'choose',
-           'follows', 'first_float', 'first_number', 'activation', 'no_hook']
+           'type_name', 'children', 'named_layers', 'own_parameters', 'call_names', 'NothingToWatch', 'whole_layers',
+           'choose', 'follows', 'first_float', 'first_number', 'activation', 'no_hook']
 
 # %% ../../nbs/core/12_layers.ipynb #named-layers
 Layer = str | type[nn.Module] | nn.Module | Callable[[str, nn.Module], bool]  # glob pattern, type, module, predicate
@@ -101,6 +101,17 @@ def own_parameters(
         if _is_helper(m): found = m.named_parameters()
         else: found = () if _has_forward(m) else own_parameters(m)
         yield from ((f'{child}.{n}', p) for n, p in found)
+
+# %% ../../nbs/core/12_layers.ipynb #call-names
+def call_names(
+    name:str, # Of a layer
+    calls:int, # Of it in one forward pass
+    taken=() # Names of all layers, of which a call must not have one
+) -> list[str]: # `calls` names
+    "'relu', 'relu:2', 'relu:3' ..., with more colons where the model has a layer of that name"
+    sep = ':'
+    while any(f'{name}{sep}{i}' in taken for i in range(2, calls + 1)): sep += ':'
+    return [name] + [f'{name}{sep}{i}' for i in range(2, calls + 1)]
 
 # %% ../../nbs/core/12_layers.ipynb #choose
 def _test(layers):

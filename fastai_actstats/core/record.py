@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import os
 from functools import cached_property
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from .columns import columns_between, columns_of, join
 from .markup import Html
 from .run import follow, pack
 from .selection import first_names, select
-from .summary import Summary
+from .summary import Summary, read_only
 from ..kernels.bins import Bins
 
 # %% auto #0
@@ -34,12 +33,6 @@ STATS = {'mean': 'mean', 'std': 'standard deviation', 'near_zero': 'near-zero fr
 
 # %% ../../nbs/core/06_record.ipynb #record-class
 Part = slice | list | np.ndarray  # what indexes an array
-
-def _read_only(values):
-    "As an array that can be handed out as often as it is asked for"
-    array = values.numpy()
-    array.flags.writeable = False
-    return array
 
 @dataclasses.dataclass(repr=False, eq=False)
 class Record:
@@ -102,32 +95,32 @@ class Record:
 
     # statistics, float64 [T, L]
     @cached_property
-    def mean(self): return _read_only(self.summary.mean)
+    def mean(self): return read_only(self.summary.mean)
     @cached_property
-    def std(self): return _read_only(self.summary.std)  # unbiased, as `torch.std`
+    def std(self): return read_only(self.summary.std)  # unbiased, as `torch.std`
     @cached_property
-    def skew(self): return _read_only(self.summary.skew)  # as `scipy.stats.skew`; nan in files of format 1
+    def skew(self): return read_only(self.summary.skew)  # as `scipy.stats.skew`; nan in files of format 1
     @cached_property
-    def kurtosis(self): return _read_only(self.summary.kurtosis)  # excess, as `scipy.stats.kurtosis`; nan likewise
+    def kurtosis(self): return read_only(self.summary.kurtosis)  # excess, as `scipy.stats.kurtosis`; nan likewise
     @cached_property
-    def min(self): return _read_only(self.summary.min)
+    def min(self): return read_only(self.summary.min)
     @cached_property
-    def max(self): return _read_only(self.summary.max)
+    def max(self): return read_only(self.summary.max)
     @cached_property
-    def near_zero(self): return _read_only(self.summary.near_zero)  # fraction with `abs(x) <= eps`
+    def near_zero(self): return read_only(self.summary.near_zero)  # fraction with `abs(x) <= eps`
     def quantile(self, q): return self.summary.quantile(q).numpy()  # to the width of a bin
 
     # counts, int64
     @cached_property
-    def count(self): return _read_only(self.summary.count)  # [T, L], all values
+    def count(self): return read_only(self.summary.count)  # [T, L], all values
     @cached_property
-    def nonfinite(self): return _read_only(self.summary.nonfinite)  # [T, L], NaN and Inf
+    def nonfinite(self): return read_only(self.summary.nonfinite)  # [T, L], NaN and Inf
     @property
     def hist(self): return self.summary.hist.numpy()  # [T, L, B]; made anew each time, for it is large
     @cached_property
-    def underflow(self): return _read_only(self.summary.underflow)  # [T, L], below the first edge
+    def underflow(self): return read_only(self.summary.underflow)  # [T, L], below the first edge
     @cached_property
-    def overflow(self): return _read_only(self.summary.overflow)  # [T, L], above the last edge
+    def overflow(self): return read_only(self.summary.overflow)  # [T, L], above the last edge
 
     # parts of it
     def part(self,
@@ -242,8 +235,7 @@ class Record:
 
     def to_parquet(self, file:str|os.PathLike):
         "The tidy table as Parquet, which takes pyarrow (extra `parquet`)"
-        if not find_spec('pyarrow'): raise ImportError("Parquet takes pyarrow: pip install 'fastai_actstats[parquet]'")
-        self.to_df().to_parquet(file, index=False, engine='pyarrow')
+        tables.write_parquet(self.to_df(), file)
 
     def __eq__(self, other):
         "The same values of the same layers, columns and bins, with the same notes?"

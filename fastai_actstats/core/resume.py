@@ -66,12 +66,12 @@ def _same_columns(file, records):
     return [rec.part(slice(n)) for rec in records]
 
 # %% ../../nbs/core/19_resume.ipynb #fit-code
-def layer_known(module:nn.Module) -> dict:
+def layer_known(module) -> dict:
     "Of which type a layer is, and how many channels it has on which axis where that is sure"
     known = dict(type=type_name(module))
     if type(module) is nn.Linear: known |= dict(size=module.out_features, axis=-1)
     if type(module) in (nn.Conv1d, nn.Conv2d, nn.Conv3d):
-        known |= dict(size=module.out_channels, axis=-1 - len(module.kernel_size))
+        known |= dict(size=module.out_channels, axis=1 - module.weight.ndim)
     return known
 
 def check_fit(

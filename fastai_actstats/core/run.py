@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fastai_actstats.core.record import Record
 
 # %% auto #0
-__all__ = ['MARK', 'WHAT', 'of_run', 'shown', 'pack', 'unpack', 'follow']
+__all__ = ['MARK', 'WHAT', 'of_run', 'shown', 'read_run', 'pack', 'unpack', 'follow']
 
 # %% ../../nbs/core/18_run.ipynb #names-code
 MARK = '.'  # with which the names of the run begin where they stand beside those of layers
@@ -45,6 +45,20 @@ def shown(
             found = [i for i in found if i not in rates[1:]]
             return found, ['lr' if i == rates[0] else names[i] for i in found]
     return found, [names[i] for i in found]
+
+def read_run(
+    rows:torch.Tensor, # float64 [T, R, B+11], of all that is recorded
+    names:list[str], # R, those of the run with their mark
+    info:dict # What is known of each
+) -> dict|None: # Of a `Record`: `rows`, `layers` and `info`; None where nothing of the run is recorded
+    "The rows of the run among all rows"
+    theirs = [i for i, n in enumerate(names) if of_run(n)]
+    if not theirs: return None
+    marked, rows = [names[i] for i in theirs], rows[:, theirs]
+    here, shown_names = shown(rows, [n.removeprefix(MARK) for n in marked])
+    known = {n: dict(info[marked[i]]) for i, n in zip(here, shown_names) if marked[i] in info}
+    return dict(rows=rows[:, here], layers=shown_names, info=known)
+
 
 # %% ../../nbs/core/18_run.ipynb #pack-code
 def pack(rec:Record) -> Record: # Without `run`

@@ -19,9 +19,15 @@ from ..kernels.dispatch import fold
 from ..kernels.eager import COUNT, COUNTS, M2, M3, M4, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, empty, merge
 
 # %% auto #0
-__all__ = ['Summary']
+__all__ = ['read_only', 'Summary']
 
 # %% ../../nbs/core/01_summary.ipynb #summary-class
+def read_only(values) -> np.ndarray:
+    "As an array that can be handed out as often as it is asked for"
+    array = values.numpy()
+    array.flags.writeable = False
+    return array
+
 class Summary:
     "Count, moments, extremes, near-zero count and histogram of sets of values, a set for each leading index"
     def __init__(self,

@@ -8,6 +8,7 @@
 # %% ../../nbs/core/07_tables.ipynb #imports
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from fastai_actstats.core.record import Record
 
 # %% auto #0
-__all__ = ['TIDY', 'TENSORS', 'tidy', 'overview', 'described', 'as_html']
+__all__ = ['TIDY', 'TENSORS', 'tidy', 'overview', 'write_parquet', 'described', 'as_html']
 
 # %% ../../nbs/core/07_tables.ipynb #tables-code
 TIDY = ('count', 'mean', 'std', 'skew', 'kurtosis', 'min', 'max', 'near_zero', 'underflow', 'overflow',
@@ -42,6 +43,11 @@ def overview(rec:Record) -> pd.DataFrame:
         last = rec.epoch(-1).merged()
         for name in ('mean', 'std', 'min', 'max', 'near_zero', 'nonfinite'): res[name] = getattr(last, name)[0]
     return res
+
+def write_parquet(df:pd.DataFrame, file):
+    "A table as Parquet; `ImportError` says what that takes"
+    if not find_spec('pyarrow'): raise ImportError("Parquet takes pyarrow: pip install 'fastai_actstats[parquet]'")
+    df.to_parquet(file, index=False, engine='pyarrow')
 
 # %% ../../nbs/core/07_tables.ipynb #shown-code
 TENSORS = 'weights', 'updates', 'weight gradients'  # of these a layer of a record is a parameter

@@ -13,13 +13,14 @@ import triton
 import triton.language as tl
 
 from .channels import WIDTH, below, empty, merge
-from .cuda import DEVICES, DTYPES, HUGE, SMALL, UP  # noqa: F401, part of what a kernel offers
+from .cuda import DEVICES, DTYPES  # noqa: F401, part of what a kernel offers
 
 # %% auto #0
-__all__ = ['W', 'TILE', 'LEAST', 'shape', 'reduce_']
+__all__ = ['W', 'UP', 'HUGE', 'SMALL', 'TILE', 'LEAST', 'shape', 'reduce_']
 
 # %% ../../nbs/kernels/08_channels_cuda.ipynb #kernel
 W = tl.constexpr(WIDTH)
+UP, HUGE, SMALL = tl.constexpr(2.**80), tl.constexpr(2.**40), tl.constexpr(2.**-40)
 
 @triton.jit
 def _over(x, LAST:tl.constexpr):

@@ -14,14 +14,15 @@ import matplotlib.patheffects as pe
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from ..core.record import Record
 from .text import shorten
 
 # %% auto #0
 __all__ = ['CMAP', 'SHARE', 'RIM', 'THIN_RIM', 'MOST_MARKS', 'check_drawable', 'drawable', 'spread', 'step_edges', 'starts',
-           'mark_epochs', 'value_ticks', 'step_label', 'nth', 'marks_label', 'layer_title', 'titles', 'Picture',
-           'new_figure', 'figure_for', 'in_order', 'panels']
+           'mark_epochs', 'check_run', 'draw_run', 'draw_run_above', 'value_ticks', 'step_label', 'nth', 'marks_label',
+           'layer_title', 'titles', 'Picture', 'new_figure', 'figure_for', 'in_order', 'panels']
 
 # %% ../../nbs/plots/01_axes.ipynb #axes-code
 CMAP = 'viridis'
@@ -72,6 +73,39 @@ def mark_epochs(ax, rec:Record, edges:np.ndarray, color='white'):
     "Thin dotted lines where epochs begin, solid ones where fits begin"
     for name, style in (('epoch', dict(ls=':', lw=.8)), ('fit', dict(ls='-', lw=1.2))):
         for x in edges[starts(rec, name)[0]]: ax.axvline(x, color=color, alpha=.7, **style)
+
+def check_run(rec:Record):
+    "`ValueError` if there is no loss to draw above its layers"
+    if rec.run is None or 'loss' not in rec.run.layers:
+        raise ValueError(f"run=True draws the loss above, which was not recorded with these {rec.what}: "
+                         "ActStats records it with activations, where run=True (its default) and the fit has a loss")
+
+def draw_run(
+    ax, # Axes to draw on
+    run:Record, # Of the run itself, see `Record.run`
+    name:str='loss' # 'loss', or another of its layers that has a value a step, such as 'lr'
+):
+    "What the run did against step; logarithmic where it goes over more than a power of ten"
+    edges, value = step_edges(run), run[name].mean[:, 0]
+    ax.plot((edges[1:] + edges[:-1])/2, value, color='.25', lw=1)
+    seen = value[np.isfinite(value)]
+    low = seen if name == 'loss' else np.median(seen, keepdims=True)  # a schedule ends near zero: no change of scale
+    if seen.size and 0 < seen.min() and low.min() < seen.max()/10: ax.set_yscale('log')
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    mark_epochs(ax, run, edges, 'gray')
+    ax.set(ylabel=name, xlim=(edges[0], edges[-1]))
+    ax.spines[['top', 'right']].set_visible(False)
+    ax.tick_params(labelsize='small')
+
+def draw_run_above(
+    axs:list, # Axes, one above each column of panels
+    run:Record # Of the run itself
+):
+    "The loss on each of them, named and numbered on the first"
+    for i, ax in enumerate(axs):
+        draw_run(ax, run)
+        if i: ax.set(ylabel='')
+        ax.tick_params(labelbottom=False, labelleft=not i)
 
 def value_ticks(
     bins, # `Bins`
@@ -174,14 +208,21 @@ def panels(
     margin:tuple[float, float]=(0, .5), # Beside and above the panels, inches
     limit:tuple[float, float]=(26, 22), # What the panels take at most, inches
     figsize:tuple[float, float]|None=None, # Of the whole figure, inches; None: by these
+    run:Record|None=None, # Its loss is drawn above each column of panels
     xlabel:str='', ylabel:str='', # What all panels share
     **share # `sharex`, `sharey`
 ) -> tuple: # The figure; for each thing to draw its axes
     "A grid of panels"
     rows, wide = math.ceil(n/columns), columns*each
-    if figsize is None: figsize = [min(s*k, most) + m for s, k, most, m in zip(size, (wide, rows), limit, margin)]
+    above = [] if run is None else [.45]  # as high as this share of a panel
+    if figsize is None:
+        high = rows + sum(above)
+        figsize = [min(s*k, most) + m for s, k, most, m in zip(size, (wide, high), limit, margin)]
     fig = new_figure(figsize)
-    axs = fig.subplots(rows, wide, squeeze=False, **share)
+    axs = fig.subplots(rows + len(above), wide, squeeze=False, height_ratios=[*above, *[1]*rows], **share)
+    if run is not None:
+        draw_run_above(axs[0], run)
+        axs = axs[1:]
     fig.supxlabel(xlabel, fontsize='medium')
     if ylabel: fig.supylabel(ylabel, fontsize='medium')
     return fig, in_order(axs, n, each, down)

@@ -7,12 +7,11 @@ Importing this module gives an `Explanation` its method `plot`."""
 # %% ../../nbs/plots/07_explain.ipynb #imports
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 from fastcore.basics import patch
 
 from ..analysis.explain import Explanation
-from .axes import step_edges
+from .axes import draw_run, new_figure, step_edges
 from .lines import draw_lines, name_lines
 
 # %% auto #0
@@ -28,17 +27,11 @@ def plot(
     rec = self.rec
     if rec is None: raise ValueError("nothing to draw: nothing is recorded")
     shown = [] if rec.run is None else [n for n in rec.run.layers if n == 'loss' or n.startswith('lr')]
-    series = [(n, rec.run[n]) for n in shown]
-    ratios = [1]*len(series) + [3]
-    size = figsize or (9, 3.2 + 1.1*len(series))
-    fig, axs = plt.subplots(len(ratios), 1, figsize=size, sharex=True, layout='constrained', squeeze=False,
-                            height_ratios=ratios)
+    ratios = [1]*len(shown) + [3]
+    fig = new_figure(figsize or (9, 3.2 + 1.1*len(shown)))
+    axs = fig.subplots(len(ratios), 1, sharex=True, squeeze=False, height_ratios=ratios)
     *above, below = axs[:, 0]
-    for ax, (name, one) in zip(above, series):
-        draw_lines(ax, one, one.mean)
-        ax.set(ylabel=name, xlabel='')
-        finite = one.mean[np.isfinite(one.mean)]
-        if len(finite) and finite.min() > 0 and finite.max() > 20*np.median(finite): ax.set_yscale('log')
+    for ax, name in zip(above, shown): draw_run(ax, rec.run, name)
     draw_lines(below, rec, rec.std)
     below.set(ylabel='standard deviation')
     if np.nanmax(rec.std, initial=0) > 0: below.set_yscale('log')

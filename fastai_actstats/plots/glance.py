@@ -12,20 +12,18 @@ import math
 import textwrap
 
 import matplotlib.pyplot as plt
-import numpy as np
 from fastcore.basics import patch
-from matplotlib.ticker import NullFormatter
 
 from ..analysis import report  # noqa: F401, gives records their report
 from ..core.arguments import check_whole
 from ..core.record import Record
-from .axes import drawable, mark_epochs, marks_label, new_figure, spread, step_edges, step_label
+from .axes import draw_run, drawable, marks_label, new_figure, spread, step_label
 from .steps import draw_color_dim
 from .text import shorten
 from .zoom import fitted
 
 # %% auto #0
-__all__ = ['that_matter', 'draw_loss']
+__all__ = ['that_matter']
 
 # %% ../../nbs/plots/11_glance.ipynb #first-code
 def that_matter(
@@ -36,21 +34,6 @@ def that_matter(
     "The layers that are looked at first"
     named = [rec.layers.index(f.layer) for f in found if f.layer in rec.layers]
     return sorted([*dict.fromkeys([*named, *spread(len(rec.layers), most), *range(len(rec.layers))])][:most])
-
-def draw_loss(
-    ax, # Axes to draw on
-    run:Record # Of the run itself, with a layer 'loss'
-):
-    "The loss against step; logarithmic where it falls by more than ten"
-    edges, loss = step_edges(run), run['loss'].mean[:, 0]
-    ax.plot((edges[1:] + edges[:-1])/2, loss, color='.25', lw=1)
-    seen = loss[np.isfinite(loss)]
-    if seen.size and 0 < seen.min() < seen.max()/10: ax.set_yscale('log')
-    ax.yaxis.set_minor_formatter(NullFormatter())
-    mark_epochs(ax, run, edges, 'gray')
-    ax.set(ylabel='loss', xlim=(edges[0], edges[-1]))
-    ax.spines[['top', 'right']].set_visible(False)
-    ax.tick_params(labelsize='small')
 
 @patch
 def show(
@@ -73,7 +56,7 @@ def show(
     width, height = figsize or (4*wide + .6, above + 2.1*high + .9 + .2*len(lines))
     fig = new_figure((width, height))
     parts = fig.add_gridspec(high + (run is not None), wide, height_ratios=[.6]*(run is not None) + [1]*high)
-    if run is not None: draw_loss(fig.add_subplot(parts[0, :]), drawable(run, 1000))
+    if run is not None: draw_run(fig.add_subplot(parts[0, :]), drawable(run, 1000))
     for i, title in enumerate(shorten(rec.layers, width/wide - .8, 9, [rec.types[name] for name in rec.layers])):
         ax = fig.add_subplot(parts[i//wide + (run is not None), i % wide])
         draw_color_dim(ax, rec[i])

@@ -18,6 +18,8 @@ from ..analysis.weights import update_ratio
 from ..core.record import STATS, Record
 from fastai_actstats.plots.axes import (
     check_drawable,
+    check_run,
+    draw_run_above,
     drawable,
     figure_for,
     layer_title,
@@ -139,6 +141,7 @@ def plot_stats(
     layers=None, # See `selection.select`; None: all
     *,
     steps:tuple[int, int]|None=None, # First and last step to draw
+    run:bool=False, # Draw the loss above, on the same step axis?
     cmap:str='viridis_r', # One colour a layer, by depth
     axs=None, # As many axes as there are statistics
     figsize:tuple[float, float]|None=None # Inches
@@ -148,7 +151,13 @@ def plot_stats(
     rec = drawable(rec.between(*steps) if steps else rec)
     given = axs
     stats = check_stats(rec, stats if stats is not None or axs is None else list(STATS))
-    if axs is None: axs = new_figure(figsize or (4.6*len(stats) + 1.2, 3.6)).subplots(1, len(stats))
+    if run:
+        check_run(rec)
+        if given is not None: raise ValueError("run=True makes a figure with the loss above, axs= has no place for it")
+    if axs is None:
+        fig = new_figure(figsize or (4.6*len(stats) + 1.2, 3.6 + run))
+        *above, axs = fig.subplots(1 + run, len(stats), sharex='col', squeeze=False, height_ratios=[1]*run + [3])
+        for panels in above: draw_run_above(panels, rec.run)
     axs = np.atleast_1d(axs)
     if len(axs) != len(stats): raise ValueError(f"{len(axs)} axes for {len(stats)} statistics: {', '.join(stats)}")
     for ax, name in zip(axs, stats):

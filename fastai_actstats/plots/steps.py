@@ -22,6 +22,8 @@ from fastai_actstats.plots.axes import (
     CMAP,
     SHARE,
     THIN_RIM,
+    check_run,
+    draw_run_above,
     drawable,
     layer_title,
     mark_epochs,
@@ -116,12 +118,12 @@ def tiling(
     if n <= 30: return 5, (2.2, 1.25)
     return (6, (1.9, .95)) if n <= 200 else (8, (1.45, .7))
 
-def _big(rec, names, ylim, share, figsize, **style):
+def _big(rec, names, ylim, share, figsize, run, **style):
     "A grid of large panels, each with its colour bar, or with one where scales are one"
     n, label = len(rec.layers), style.pop('label')
     cols = 1 if n == 1 else min(math.ceil(math.sqrt(n)), 3)
-    figsize = figsize or ((9, 4) if n == 1 else None)
-    fig, axs = panels(n, cols, (4.4, 2.6), figsize=figsize, sharex=True, **names)
+    figsize = figsize or ((9, 4 + (run is not None)) if n == 1 else None)
+    fig, axs = panels(n, cols, (4.4, 2.6), figsize=figsize, run=run, sharex=True, **names)
     inches = fig.get_figwidth()/cols - 1.1
     for i, ([a], title) in enumerate(zip(axs, titles(rec, inches, 10))):
         mesh = draw_color_dim(a, rec[i], ylim=ylim, share=share, **style)
@@ -135,11 +137,14 @@ def _big(rec, names, ylim, share, figsize, **style):
     else: fig.suptitle(f'colour: {label}', fontsize='small', ha='right', x=.99)
     return fig
 
-def _small(rec, names, ylim, share, figsize, **style):
+def _small(rec, names, ylim, share, figsize, run, **style):
     "Many layers: small panels, named above, one colour bar"
     n, label = len(rec.layers), style.pop('label')
     cols, size = tiling(n)
-    tiles = Tiles(n, cols, size, numbered=ylim == 'auto' and isinstance(ylim, str), **names)
+    numbered = ylim == 'auto' and isinstance(ylim, str)
+    tiles = Tiles(n, cols, size, numbered=numbered, over=0 if run is None else .6, **names)
+    if run is not None: draw_run_above(tiles.above, run)
+    for ax in tiles.above: tiles.tick(ax, ax is tiles.above[0])
     strips = outside(rec)
     for i, [a] in enumerate(tiles.groups): draw_color_dim(a, rec[i], ylim=ylim, share=share, strips=strips, **style)
     tiles.name(rec.layers, [rec.types[n] for n in rec.layers])
@@ -161,6 +166,7 @@ def color_dim(
     cmap:str=CMAP, # Colour map
     mean:bool=True, # Draw the mean over it?
     steps:tuple[int, int]|None=None, # First and last step to draw
+    run:bool=False, # Draw the loss above, on the same step axis?
     ax=None, # Axes for one layer
     figsize:tuple[float, float]|None=None # Inches
 ): # The figure, or `ax` where it was given
@@ -168,10 +174,13 @@ def color_dim(
     check_ylim(ylim)
     rec = self[layers]
     rec = drawable(rec.between(*steps) if steps else rec, 2000 if len(rec.layers) <= MOST_BIG else 200)
+    if run: check_run(rec)
+    above = rec.run if run else None
     [rec] = fitted([rec], ylim)
     label = f'share of the {rec.what} in a bin' if share else 'log(1 + count)' if log else 'count'
     style = dict(log=log, cmap=cmap, mean=mean)
     if ax is not None:
+        if run: raise ValueError("run=True makes a figure with the loss above, ax= has no place for it")
         if len(rec.layers) > 1:
             raise ValueError(f"ax= takes one layer, the record has {len(rec.layers)}: {first_names(rec.layers)}")
         mesh = draw_color_dim(ax, rec, ylim=ylim, share=share, **style)
@@ -181,4 +190,4 @@ def color_dim(
     said = ' (white: mean)' if mean and not rec.bins.per_octave else ''
     names = dict(xlabel=step_label(rec) + marks_label(rec), ylabel=rec.what[:-1] + said)
     draw = _big if len(rec.layers) <= MOST_BIG else _small
-    return draw(rec, names, ylim, share, figsize, label=label, **style)
+    return draw(rec, names, ylim, share, figsize, above, label=label, **style)

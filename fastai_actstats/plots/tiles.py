@@ -23,7 +23,7 @@ MOST_BIG = 12  # things that are drawn in large panels
 SMALL = 6.5  # letters of names and ticks, points
 
 class Tiles:
-    "A figure, and in `groups` for each thing to draw its panels side by side"
+    "A figure; in `groups` for each thing to draw its panels side by side, in `above` one panel above each column"
     def __init__(self,
         n:int, # Things to draw
         columns:int, # How many of them beside each other
@@ -32,17 +32,21 @@ class Tiles:
         each:int=1, # Panels side by side for each of them
         down:bool=False, # Do they follow each other downwards, not along the rows?
         numbered:bool=False, # Has each panel values of its own on the y axis, which are written beside it?
+        over:float=0, # Inches that the panels above the columns are high; 0: there are none
         margin:tuple[float, float, float, float]=(.75, 1.15, .75, .7), # Left, right, above and below, inches
         xlabel:str='', ylabel:str='' # What all panels share
     ):
         rows = math.ceil(n/columns)
         wide, high = size
-        left, right, above, below = margin
+        left, right, top, below = margin
+        above = top + over
         gap, name = .42 if numbered else .12, .19  # between panels, above them for the name
         block = each*(wide + gap) + .15*(each > 1)
         self.size = left + columns*block - gap + right, above + rows*(high + name) + below
-        self.fig, self.margin, self.each = new_figure(self.size, None), margin, each
+        self.fig, self.margin, self.each = new_figure(self.size, None), (left, right, above, below), each
         self.wide = each*(wide + gap) - gap  # inches that a name may take
+        self.above = [self.axes((left + k*block, self.size[1] - above + .05, self.wide, over - .05))
+                      for k in range(columns if over else 0)]
         self.groups, taken = [], set()
         for i in range(n):
             row, col = divmod(i, rows)[::-1] if down else divmod(i, columns)
@@ -50,7 +54,7 @@ class Tiles:
             top = above + name + row*(high + name)
             place = [(left + col*block + k*(wide + gap), self.size[1] - top - high, wide, high) for k in range(each)]
             self.groups.append([self.axes(p) for p in place])
-            for ax in self.groups[-1]: self._tick(ax, numbered or col == 0 and ax is self.groups[-1][0])
+            for ax in self.groups[-1]: self.tick(ax, numbered or col == 0 and ax is self.groups[-1][0])
         for i, group in enumerate(self.groups):
             row, col = divmod(i, rows)[::-1] if down else divmod(i, columns)
             for ax in group if (row + 1, col) in taken else []: ax.xaxis.set_major_locator(NullLocator())
@@ -65,7 +69,8 @@ class Tiles:
     def say(self, x, y, text, size='medium', **style): # Inches from the left, from below
         return self.fig.text(x/self.size[0], y/self.size[1], text, fontsize=size, **style)
 
-    def _tick(self, ax, numbered):
+    def tick(self, ax, numbered):
+        "Few and small ticks"
         ax.tick_params(labelsize=SMALL, length=2, labelleft=numbered, pad=2)
         ax.xaxis.set_major_locator(MaxNLocator(3, integer=True, prune='upper'))
 

@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fastai.basics import Callback
 from helpers import ROOT
 from torch import nn
 
@@ -73,7 +74,7 @@ def test_mlflow_has_what_was_recorded(learner, mlflow_files, mlflow_run):
             np.testing.assert_allclose(values, getattr(rec.train[layer], stat)[:, 0])
     names = set(client.get_run(mlflow_run).data.metrics)
     assert {'valid/activations/0.0/std', 'weights/0.0.weight/mean', 'weight gradients/0.0.weight/mean',
-            'updates/0.0.weight/std'} <= names and any(n.startswith('units/') for n in names)
+            'updates/0.0.weight/std'} <= names and any(n.startswith('channels/') for n in names)
     files = sorted(f.path for f in client.list_artifacts(mlflow_run, 'actstats'))
     assert files == ['actstats/histograms-00000013.json', 'actstats/histograms-00000027.json']
     held = mlflow_files.artifacts.load_dict(f'{client.get_run(mlflow_run).info.artifact_uri}/{files[0]}')
@@ -157,6 +158,27 @@ def test_a_sink_of_ones_own(learner):
     class Scalars(Sink):
         def scalars(self, step, values): pass
     learner([ActStats(), StatsLogger(Scalars())]).fit(1, 1e-3)  # nothing else has to be there
+
+def test_the_run_is_passed_on_as_fastai_recorded_it(learner):
+    class SeenLosses(Callback):
+        seen = []
+        def after_loss(self):
+            if self.training: self.seen.append(self.learn.loss.item())
+    sink = Kept()
+    learn = learner([ActStats(), StatsLogger(sink), SeenLosses()])
+    learn.fit_one_cycle(2, 1e-2)
+    steps, losses = zip(*sink.got['run/loss/mean'])
+    assert steps == tuple(range(28))
+    np.testing.assert_allclose(losses, SeenLosses.seen, rtol=1e-6)
+    np.testing.assert_allclose([v for _, v in sink.got['run/lr/mean']], learn.recorder.lrs, rtol=1e-6)
+    assert {n for n in sink.got if n.startswith('run/')} == {f'run/{n}/mean' for n in ('loss', 'lr')} | {
+        f'run/{n}/{stat}' for n in ('input', 'output', 'target') for stat in ('mean', 'std')}
+    sink = Kept()
+    learn.remove_cb(learn.stats_logger)
+    learn.add_cb(StatsLogger(sink, points=2))
+    learn.fit(1, 1e-2)
+    (_, first), (_, second) = sink.got['run/loss/mean']  # of all three epochs: a new logger has passed nothing on
+    np.testing.assert_allclose([first, second], np.mean(np.reshape(SeenLosses.seen, (2, 21)), 1), rtol=1e-5)
 
 def test_the_table_of_names_is_true(learner):
     cells = json.loads((ROOT/'nbs'/'callbacks'/'16_loggers.ipynb').read_text())['cells']

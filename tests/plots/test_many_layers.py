@@ -35,7 +35,8 @@ BY_LAYER = {'color_dim', 'heatmap', 'first_last', 'compare color_dim', 'compare 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', ['color_dim', 'color_dim auto', 'plot_stats', 'heatmap', 'ridge', 'first_last',
-                                  'plot_depth', 'show', 'compare color_dim', 'compare plot_stats', 'difference'])
+                                  'plot_depth', 'show', 'color_dim run', 'plot_stats run',
+                                  'compare color_dim', 'compare plot_stats', 'difference'])
 def test_texts_stand_apart_and_whole(drawn, name):
     draw, layers = drawn
     fig = draw[name]()

@@ -56,6 +56,46 @@ def test_plot_stats_draws_a_line_a_layer(rec):
     assert rec[0].plot_stats(('min', 'max'), axs=axs) is axs
     with pytest.raises(ValueError, match='2 axes for 3 statistics'): rec.plot_stats(axs=axs)
 
+def test_the_loss_is_drawn_above_on_the_same_step_axis(rec):
+    loss = rec.train.run['loss'].mean[:, 0]
+    def is_loss(ax, values, lim):
+        np.testing.assert_allclose(ax.lines[0].get_ydata(), values)
+        assert ax.get_xlim() == lim
+    fig = rec.color_dim(run=True)
+    above, below = fig.axes[:3], fig.axes[3:12]
+    fig.canvas.draw()
+    for i, ax in enumerate(below):
+        is_loss(above[i % 3], loss, (0, 42))
+        assert ax.get_xlim() == (0, 42)
+        np.testing.assert_allclose(ax.get_position().intervalx, above[i % 3].get_position().intervalx)
+        assert ax.get_position().y1 < above[i % 3].get_position().y0
+    assert [a.get_ylabel() for a in above] == ['loss', '', '']
+    np.testing.assert_allclose(mesh(below[8]), mesh(rec.color_dim().axes[8]))  # the layers stay as they are
+    fig = rec.plot_stats(run=True, steps=(14, 27))
+    fig.canvas.draw()
+    for above, ax in zip(fig.axes[:3], fig.axes[3:6]):
+        is_loss(above, loss[14:28], (14, 28))
+        assert ax.get_xlim() == (14, 28)
+        np.testing.assert_allclose(ax.get_position().intervalx, above.get_position().intervalx)
+
+def test_the_loss_is_drawn_above_many_small_panels(rec):
+    many = rec.replace(rows=rec.rows[:, [0]*13], layers=[f'{i}.0' for i in range(13)], info={})
+    fig = many.color_dim(run=True, ylim='auto', share=True)
+    above, below = fig.axes[:5], fig.axes[5:18]
+    for i, ax in enumerate(below):
+        np.testing.assert_allclose(above[i % 5].lines[0].get_ydata(), rec.train.run['loss'].mean[:, 0])
+        np.testing.assert_allclose(ax.get_position().intervalx, above[i % 5].get_position().intervalx)
+        assert ax.get_xlim() == above[i % 5].get_xlim() and ax.get_position().y1 < above[i % 5].get_position().y0
+
+def test_no_loss_to_draw_is_said(rec):
+    for wrong in (rec.replace(run=None), rec.replace(run=rec.run['lr'])):
+        for draw in (wrong.color_dim, wrong.plot_stats):
+            with pytest.raises(ValueError, match='was not recorded with these activations: ActStats records it'):
+                draw(run=True)
+    _, ax = plt.subplots()
+    with pytest.raises(ValueError, match='ax= has no place for it'): rec[0].color_dim(run=True, ax=ax)
+    with pytest.raises(ValueError, match='axs= has no place for it'): rec[0].plot_stats('std', run=True, axs=[ax])
+
 def test_epochs_and_fits_are_marked(rec):
     ax = rec[0].color_dim().axes[0]
     marks = {(l.get_xdata()[0], l.get_linestyle()) for l in ax.lines[1:]}
