@@ -68,7 +68,8 @@ def test_killed_after_three_epochs_and_resumed_is_as_never_killed(more, tmp_path
     rec = Record.load(parts/'run.npz')
     assert len(rec.valid) and rec.columns['steps'].max() > 1  # its ring was full, and merged across the restart
     assert sorted(f.name for f in parts.glob('*.npz')) == sorted(f'{name}.npz' for name in FILES)
-    if more == '[]': record_row('endings', 'killed, and resumed from the file', 'yes', 'yes', '-')
+    way = '' if more == '[]' else ', with AMP and accumulation'
+    record_row('endings', f'killed, and resumed from the file{way}', 'yes', 'yes', '-')
 
 def test_a_ring_goes_on_as_it_was(tmp_path):
     "Whatever was there when the file was written: an open column, an odd capacity, one that overwrites"
