@@ -54,7 +54,7 @@ def names_of(
 ) -> list[str]:
     "The runs' own names where all have one and no two the same, else where their files are, else 'a', 'b', ..."
     names = [own_name(run, rec) for run, rec in zip(runs, recs)]
-    if None not in names and len(set(names)) == len(names): return names
+    if None not in names and len(set(names)) == len(names): return [str(name) for name in names]
     if all(isinstance(run, (str, os.PathLike)) for run in runs) and len(set(map(Path, runs))) == len(runs):
         folder = os.path.commonpath([Path(run).absolute().parent for run in runs])
         return [Path(run).absolute().relative_to(folder).with_suffix('').as_posix() for run in runs]

@@ -67,7 +67,7 @@ def group_runs(
     elif callable(by): values = {run: by(run) for run in runs}
     else: raise TypeError(f"by={by!r} must be a name in the metadata, a function of a run's name, or a dict")
     order = list(values)
-    if all(isinstance(v, Real) for v in values.values()): order.sort(key=values.__getitem__)
+    if all(isinstance(v, Real) for v in values.values()): order.sort(key=lambda run: float(values[run]))
     groups = {}
     for run in order:
         label = f'{by}={values[run]}' if isinstance(by, str) else str(values[run])

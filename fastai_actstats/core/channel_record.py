@@ -137,11 +137,11 @@ class ChannelRecord(Record):
     ) -> np.ndarray: # bool [T, C]; False where the layer did not run
         "Which channels were never alive in a column"
         share = self.share(layer)
-        return np.where(share == 0, True, share < below)
+        return (share == 0) | (share < below)
 
     def ran(self, layer) -> np.ndarray: # bool [T]
         "In which columns a layer has values"
-        return self.count[:, self.channels[self.layer_name(layer)]].any(1)
+        return np.asarray(self.count[:, self.channels[self.layer_name(layer)]].any(1))
 
     @cached_property
     def dead_share(self) -> np.ndarray: # float64 [T, layers], in the order of `channels`
