@@ -97,9 +97,9 @@ def reduce_(
     eps:float # `abs(x) <= eps` is near zero
 ):
     "Merge the summary of each channel into its row, in plain torch: the reference"
-    with torch.no_grad():
-        blocks = x.split(max(1, BLOCK//max(x.shape[1]*x.shape[2], 1)))
-        if x.numel(): rows.copy_(merge(torch.stack([rows] + [_block(b, limits, eps) for b in blocks])))
+    if not x.numel(): return
+    blocks = x.detach().split(max(1, BLOCK//max(x.shape[1]*x.shape[2], 1)))
+    rows.copy_(merge(torch.stack([rows] + [_block(b, limits, eps) for b in blocks])))
 
 # %% ../../nbs/kernels/07_channels.ipynb #dispatch
 MODULES = {'cpu': 'channels_cpu', 'cuda': 'channels_cuda'}  # kernel of `kernels.dispatch` → the one that takes channels
@@ -159,17 +159,17 @@ def fold_channels(
     kernel:str='auto' # One of `kernels.dispatch.KERNELS`
 ):
     "Merge the summary of each channel into its row without waiting for the device; `TypeError` if no value can be read"
-    with torch.no_grad():
-        if not readable(x): x = _plain(x, kernel)
-        values = by_channel(x, axis)
-        if values.device != rows.device: values = values.to(rows.device)
-        if not values.numel(): return
-        compiled = channel_kernel(values, kernel)
-        if compiled is None: return reduce_(values, rows, limits, eps)
-        try: compiled.reduce_(values, rows, limits, eps)
-        except Exception as e:
-            if out_of_memory(e): raise
-            reduce_(values, rows, limits, eps)
+    if x.requires_grad: x = x.detach()  # not `no_grad`: an interrupt in it would leave gradients off
+    if not readable(x): x = _plain(x, kernel)
+    values = by_channel(x, axis)
+    if values.device != rows.device: values = values.to(rows.device)
+    if not values.numel(): return
+    compiled = channel_kernel(values, kernel)
+    if compiled is None: return reduce_(values, rows, limits, eps)
+    try: compiled.reduce_(values, rows, limits, eps)
+    except Exception as e:
+        if out_of_memory(e): raise
+        reduce_(values, rows, limits, eps)
 
 def _plain(x, kernel):
     "The values of `x` where torch itself reads them, in its shape"

@@ -122,7 +122,7 @@ def check(learn, cb, count):
     if isinstance(cb, ActSample): assert len(cb.sample) == 10 and cb.sample.info['seen'] == BATCH*VALID
     if isinstance(cb, LiveStats): assert cb.path.exists()
     if isinstance(cb, SaveRecord): assert len(Record.load(learn.path/'run.npz'))
-    if isinstance(cb, (TensorBoardStats, WandbStats)): assert set(cb.logged) == {'activations'}
+    if isinstance(cb, (TensorBoardStats, WandbStats)): assert set(cb.logged) == {'activations', 'run'}
 
 @pytest.fixture(autouse=True)
 def no_run_is_left():
@@ -456,9 +456,9 @@ WRONG = {
                    range=[(3, -3), (0, float('nan')), 5, ('a', 1), (1,), None], eps=[-1, 'x', float('nan'), True],
                    every=[0, 2.5, '1', True, None], capacity=[1, 2.5, 'x', True], when_full=['drop', 3, None, []],
                    phase=['test', 3, None, []], pick=['x', 3], calls=[0, 1.5, 'x', True], kernel=['fpga', 3, None, []],
-                   ranks=['all', 3, None, []], run=['x', 3, None], resume=[3, '', 'missing.npz'], name=[3, '', 'a b']),
+                   ranks=['all', 3, None, []], run=['x', 3, None], resume=[3, ''], name=[3, '', 'a b']),
     WeightStats: dict(layers=[], bins=[0, 2.5, 2**20 + 1], range=[(3, -3), 5], eps=['x'], every=[0, '1'],
-                      capacity=[1, 'x'], when_full=['drop'], kernel=['fpga', []], resume=[3, 'missing.npz'],
+                      capacity=[1, 'x'], when_full=['drop'], kernel=['fpga', []], resume=[3],
                       name=[3, '']),
     DeadUnits: dict(layers=[], window=[0, 'fit', 2.5, None, [], True], kind=['gelu', 3, []],
                     channel_dim=[1.5, 'x', True], every=[0, 'x'], capacity=[1, 'x'], pick=['x'],

@@ -181,7 +181,7 @@ def test_the_run_is_passed_on_as_fastai_recorded_it(learner):
     np.testing.assert_allclose([first, second], np.mean(np.reshape(SeenLosses.seen, (2, 21)), 1), rtol=1e-5)
 
 def test_the_table_of_names_is_true(learner):
-    cells = json.loads((ROOT/'nbs'/'callbacks'/'16_loggers.ipynb').read_text())['cells']
+    cells = json.loads((ROOT/'nbs'/'callbacks'/'22_loggers.ipynb').read_text())['cells']
     text = next(''.join(c['source']) for c in cells if c['id'] == 'base-text')
     rows = [line.split(' | ')[0] for line in text.partition('Where these')[0].splitlines() if line.startswith('| `')]
     names = set()
