@@ -135,15 +135,17 @@ __version__ = "0.0.1"
 # and reports, which other modules give them, are loaded when one is first asked for.
 _PUBLIC = {'Record': 'core.record', 'compare': 'analysis.compare', 'merge_records': 'core.ranks', 'Bins': 'kernels.bins'}
 _GIVEN = {  # class → module that gives it methods → these
-    'core.record.Record': {'analysis.report': ['report'], 'plots.steps': ['color_dim', 'plot_stats'],
-                           'plots.distributions': ['heatmap', 'ridge', 'first_last'],
-                           'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html'],
-                           'analysis.formats': ['fits', 'formats']},
+    'core.record.Record': {'analysis.report': ['report'], 'analysis.explain': ['explain'],
+                           'analysis.formats': ['fits', 'formats'], 'plots.steps': ['color_dim'],
+                           'plots.lines': ['plot_stats'], 'plots.heat': ['heatmap'], 'plots.depth': ['plot_depth'],
+                           'plots.distributions': ['ridge', 'first_last'], 'plots.glance': ['show'],
+                           'plots.formats': ['plot_exponents', 'plot_format'], 'plots.page': ['to_html']},
+    'core.channel_record.ChannelRecord': {'plots.channels': ['plot', 'channel_map', 'plot_dead', 'plot_channels']},
     'analysis.compare.Comparison': {'analysis.effects': ['effects', 'report'],
                                     'plots.comparison': ['color_dim', 'plot_stats', 'difference'],
                                     'plots.overview': ['overview'],
                                     'plots.page': ['to_html']},
-    'analysis.report.Report': {'plots.page': ['to_html']}}
+    'analysis.explain.Explanation': {'plots.explain': ['plot']}, 'analysis.report.Report': {'plots.page': ['to_html']}}
 
 class _Given:
     "Stands in a class for a method that a module gives it, until it is first asked for"
@@ -160,12 +162,14 @@ def _give_methods():
     "What is loaded already is left as it is"
     for path, modules in _GIVEN.items():
         place, _, name = path.rpartition('.')
-        if place in _PUBLIC.values(): import_module(f'{__name__}.{place}')
+        if place in (*_PUBLIC.values(), 'core.channel_record'): import_module(f'{__name__}.{place}')
         elif f'{__name__}.{place}' not in modules_loaded: continue
         cls = getattr(modules_loaded[f'{__name__}.{place}'], name)
         for module, methods in modules.items():
-            for method in set(methods) - set(vars(cls)):
-                setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))
+            for method in methods:
+                there = vars(cls).get(method)  # a plain one of its own gives way, as `fits` does
+                if there is None or getattr(getattr(there, 'fget', None), '__module__', None) == cls.__module__:
+                    setattr(cls, method, _Given(cls, method, f'{__name__}.{module}'))
 
 def __getattr__(name):
     if name not in _PUBLIC:

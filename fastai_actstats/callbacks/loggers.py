@@ -105,20 +105,19 @@ class StatsLogger(Visitor):
         "What was recorded after the step that was passed on last"
         begin = self.logged.get(tag, -1) + 1
         if not len(rec) or rec.columns['last'][-1] < begin: return
-        self.logged[tag] = int(rec.columns['last'][-1])
-        log(tag, rec, begin)
+        last = int(rec.columns['last'][-1])
+        log(tag, rec.between(begin, last))
+        self.logged[tag] = last
 
-    def _log_record(self, tag, rec, begin):
-        new = rec.between(begin, self.logged[tag])
+    def _log_record(self, tag, new):
         self._log_stats(tag, new, self.stats)
         whole = new.merged()
         for i, layer in enumerate(whole.layers):
             if whole.count[0, i] > whole.nonfinite[0, i]:
                 self.sink.histogram(int(whole.columns['last'][0]), f'{tag}/{layer}', binned(whole, i))
 
-    def _log_run(self, tag, rec, begin):
+    def _log_run(self, tag, new):
         "Loss and learning rates, a value a step; of what are tensors mean and spread"
-        new = rec.between(begin, self.logged[tag])
         one = np.array([n == 'loss' or n.partition('.')[0] == 'lr' for n in new.layers], bool)
         self._log_stats(tag, new.part(layers=one), ('mean',))
         self._log_stats(tag, new.part(layers=~one), ('mean', 'std'))
@@ -131,9 +130,9 @@ class StatsLogger(Visitor):
             now = {f'{tag}/{layer}/{stat}': v[t, i] for stat, v in values.items() for i, layer in enumerate(few.layers)}
             self._scalars(int(step), now)
 
-    def _log_channels(self, tag, rec, begin):
+    def _log_channels(self, tag, new):
         "Of each layer the share of dead channels, and how its channels spread: there may be tens of thousands"
-        few = rec.train.between(begin, self.logged[tag]).merged(self.points)
+        few = new.train.merged(self.points)
         for t, step in enumerate(few.columns['last']):
             now = {f'{tag}/{layer}/dead_share': v for layer, v in zip(few.channels, few.dead_share[t])}
             for layer, own in few.channels.items():

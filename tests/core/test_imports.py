@@ -9,6 +9,9 @@ from helpers import ROOT
 import fastai_actstats
 import fastai_actstats.all
 from fastai_actstats.analysis.compare import Comparison
+from fastai_actstats.analysis.explain import Explanation
+from fastai_actstats.analysis.report import Report
+from fastai_actstats.core.channel_record import ChannelRecord
 from fastai_actstats.core.record import Record
 
 HEAVY = 'fastai', 'matplotlib', 'seaborn', 'numba', 'triton', 'sympy', 'torch._dynamo', 'torch._inductor'
@@ -51,10 +54,11 @@ def test_a_script_reads_judges_and_draws_without_a_learner():
         '[] True True', 'True []', "6 True ['matplotlib', 'seaborn']"]
 
 def test_every_method_that_a_module_gives_a_class_is_named():
-    for cls in (Record, Comparison):
+    for cls in (Record, ChannelRecord, Comparison, Report, Explanation):
         named = {m: module for module, methods in fastai_actstats._GIVEN[
             f"{cls.__module__.removeprefix('fastai_actstats.')}.{cls.__name__}"].items() for m in methods}
-        given = {m: f.__module__.removeprefix('fastai_actstats.') for m, f in vars(cls).items()
+        functions = {m: getattr(f, 'fget', f) for m, f in vars(cls).items()}
+        given = {m: f.__module__.removeprefix('fastai_actstats.') for m, f in functions.items()
                  if inspect.isfunction(f) and f.__module__ not in (cls.__module__, 'dataclasses')}
         assert given == named
 

@@ -225,7 +225,7 @@ def test_a_model_with_nothing_of_the_kind_trains_on_and_is_warned_of_once():
     assert 'nothing recorded' in repr(ours)
     ours.layers = 'blocks.0.up'
     learn.fit(1, 1e-3)
-    assert ours.record.layers == ['blocks.0.up'], "it records when it has something to"
+    assert list(ours.record.channels) == ['blocks.0.up'], "it records when it has something to"
 
 def test_a_model_without_real_parameters_is_warned_of():
     class Phase(nn.Module):
@@ -354,7 +354,7 @@ def test_a_module_named_like_a_second_call(watcher):
     quiet(Learner(vectors(), Twice(), loss_func=CrossEntropyLossFlat(), cbs=ours)).fit(1, 1e-3)
     rec = ours.record
     if watcher is ActStats: counts = dict(zip(rec.layers, rec.count[0]))
-    else: counts = {n: int(8*rec.seen[n][0]/2) for n in rec.layers}
+    else: counts = {n: int(rec.count[0, at].sum()/2) for n, at in rec.channels.items()}
     assert counts == {'a': 64, 'a::2': 64, 'a:2': 16}
 
 def test_long_names(tmp_path):
