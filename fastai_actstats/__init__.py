@@ -8,6 +8,7 @@ Modules:
 - `fastai_actstats.analysis.changes`: What changed abruptly, against the columns before; and what grew slowly, since when
 - `fastai_actstats.analysis.channels`: The rules that read channels: dead ones, ones that run away, copies, one that holds all the energy, ignored inputs
 - `fastai_actstats.analysis.compare`: Several runs beside each other: where do they differ, from when on, and how much
+- `fastai_actstats.analysis.effects`: Many runs: in which of them a finding is, and where groups of them differ by more than their seeds
 - `fastai_actstats.analysis.events`: What it was: the batch, one layer, the learning rate, a drift, or values that are no numbers
 - `fastai_actstats.analysis.explain`: What happened in a run, in order, as text and as a table
 - `fastai_actstats.analysis.formats`: What a number format would do to what was recorded
@@ -21,6 +22,7 @@ Modules:
 - `fastai_actstats.callbacks.activations`: The activations of a network while it trains
 - `fastai_actstats.callbacks.base`: What all observing callbacks share
 - `fastai_actstats.callbacks.catch`: `CatchBatch` keeps the last batches, and writes them to a file when input, output, loss or a layer goes non-finite or jumps
+- `fastai_actstats.callbacks.caught`: A batch that was caught: its items are shown again, and run again
 - `fastai_actstats.callbacks.channels`: Statistics of every channel while a network trains
 - `fastai_actstats.callbacks.checks.clock`: How long a check may run, and what it raises when it cannot go on
 - `fastai_actstats.callbacks.checks.data`: Checks of the batch that goes into the model
@@ -47,6 +49,7 @@ Modules:
 - `fastai_actstats.callbacks.hooks`: Hooks that stay on a model exactly as long as its epochs run
 - `fastai_actstats.callbacks.interrupts`: A signal that ends the process lets a callback write first, then does what it would have done
 - `fastai_actstats.callbacks.live`: The colourful dimension and the statistics while the network trains
+- `fastai_actstats.callbacks.loading`: In which order a data loader takes the items of its data set
 - `fastai_actstats.callbacks.loggers`: What was recorded, in TensorBoard, Weights & Biases, MLflow and trackio
 - `fastai_actstats.callbacks.made`: How a run was made: what its records and their files say of it without being asked
 - `fastai_actstats.callbacks.observer`: What callbacks of this package share: they come and go, have a name of their own, and offer all that a record does
@@ -65,6 +68,7 @@ Modules:
 - `fastai_actstats.core.channel_record`: What was recorded of channels: a record whose second axis is channels, and when each of them died
 - `fastai_actstats.core.channels`: Which axis of an output holds the channels, and where a channel's values are alive
 - `fastai_actstats.core.columns`: What a column of a record stands for: steps, epochs, fits, phase; and how columns join
+- `fastai_actstats.core.deaths`: When a channel died and when it came back, from the first and last steps at which it was alive in each column
 - `fastai_actstats.core.depth`: What kind each recorded layer is of, and in which repeated block of the network it stands
 - `fastai_actstats.core.disk`: Any file written whole or not at all, and arrays read back within limits
 - `fastai_actstats.core.files`: A record in one compressed file, and back: no pickle, checked before a byte of it is believed
@@ -103,20 +107,24 @@ Modules:
 - `fastai_actstats.kernels.dispatch`: The one way into the kernels: what a tensor must be to be read, which kernel reads it, and what happens if that fails
 - `fastai_actstats.kernels.eager`: The reduction of a tensor to a summary row, and the merging of rows, in plain torch on any device
 - `fastai_actstats.plots.axes`: What all pictures share: step axes, epoch marks, ticks, titles, grids of panels
+- `fastai_actstats.plots.channels`: Channels as pictures: one layer's against step, dead ones of all layers, those of a finding beside their layer
 - `fastai_actstats.plots.comparison`: Pictures of several runs beside each other: the colourful dimension, statistics, and where the runs part
 - `fastai_actstats.plots.depth`: A statistic against depth, one line a moment of training
 - `fastai_actstats.plots.distributions`: Distributions of a record: ridge plot of a layer, first and last epoch side by side
+- `fastai_actstats.plots.explain`: What happened, as one picture: loss, learning rate and layers on one step axis
 - `fastai_actstats.plots.formats`: Exponents against steps with the limits of formats, and what a format would lose, layer by layer
 - `fastai_actstats.plots.glance`: The one picture to look at first
 - `fastai_actstats.plots.heat`: A statistic of every layer against step, as colour
 - `fastai_actstats.plots.lines`: Statistics against step, a line a layer
 - `fastai_actstats.plots.live`: The picture that is drawn while a network trains
+- `fastai_actstats.plots.overview`: Many runs in one picture: a statistic of every layer, runs ordered by how well they did
 - `fastai_actstats.plots.page`: One file to hand to a colleague: what was recorded, to zoom into and to search, in any browser and without a network
 - `fastai_actstats.plots.page_data`: What a page of a run holds: records as the browser unpacks them, and where a finding is seen
 - `fastai_actstats.plots.page_parts`: The parts of a page as HTML: the report, what was trained, controls, places for pictures, a table
 - `fastai_actstats.plots.steps`: The colourful dimension of a record: one column a step, the histogram of a layer as colour
 - `fastai_actstats.plots.text`: Names of layers that fit into a picture
 - `fastai_actstats.plots.tiles`: Many small panels, each named, in a figure that is read by scrolling
+- `fastai_actstats.plots.zoom`: Which values are drawn: all bins, those that are used, or those between two values
 - `fastai_actstats.shell`: What the verbs of `actstats` share: files are read or refused in a sentence, results are told and written"""
 
 from importlib import import_module

@@ -21,7 +21,8 @@ def texts(fig):
     found, draw = [], Text.draw
     def see(self, renderer):
         draw(self, renderer)
-        if self.get_visible() and self.get_text().strip(): found.append((self.get_text(), self.get_window_extent()))
+        box = Text.get_window_extent(self)  # without an arrow
+        if self.get_visible() and self.get_text().strip(): found.append((self.get_text(), box))
     for mesh in fig.findobj(QuadMesh): mesh.set_visible(False)  # no text in there, and most of the time
     fig.canvas.draw()  # the layout is settled
     with patch.object(Text, 'draw', see): fig.canvas.draw()
