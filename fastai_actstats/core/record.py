@@ -226,7 +226,7 @@ class Record:
         layers=None, steps:tuple[int, int]|None=None # See `files.read`: what else is in the file takes no memory
     ) -> Record:
         "The record in a file, or a part of it; a `ValueError` says in one sentence why a file is refused"
-        from .channel_record import of_file
+        from fastai_actstats.core.channel_record import of_file
         return of_file(cls, files.read(file, limit, layers, steps))
 
     def to_csv(self, file:str|os.PathLike):
