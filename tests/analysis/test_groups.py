@@ -136,7 +136,7 @@ def test_a_setting_is_marked_and_its_seeds_are_not(sweep):
     means = {group: np.mean([getattr(both.runs[r].between(top.step, top.step + 1).merged(), top['stat'])
                              [0, both.layers.index(top.layer)] for r in runs]) for group, runs in both.groups.items()}
     assert all(np.isclose(top[group], mean, rtol=1e-6) for group, mean in means.items())
-    assert np.isclose(top.between, np.ptp(list(means.values()))) and top.between > 5*top.within
+    assert np.isclose(top['between'], np.ptp(list(means.values()))) and top['between'] > 5*top['within']
     # the seeds' noise: groups that have nothing to do with the setting
     crossed = {run: i % 2 for i, run in enumerate(both.runs)}
     assert not compare(both.whole, by=crossed).effects().marked.any()

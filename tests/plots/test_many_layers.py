@@ -23,7 +23,10 @@ NETWORKS = ('5 layers of the reference CNN', '17 layers of xresnet18', '52 layer
             '121 layers of densenet121', '148 layers of a GPT of 24 blocks', '500 layers of densenet169',
             '467 weights of ResNet-152')
 
-@pytest.fixture(scope='module', params=NETWORKS)
+PICTURES = ('color_dim', 'color_dim auto', 'plot_stats', 'heatmap', 'ridge', 'first_last', 'plot_depth', 'show',
+            'color_dim run', 'plot_stats run', 'compare color_dim', 'compare plot_stats', 'difference')
+
+@pytest.fixture(scope='module')
 def drawn(request, networks):
     "Of one network: name → function that draws a picture; how many layers it has"
     types = networks[request.param]
@@ -31,12 +34,13 @@ def drawn(request, networks):
     rec, other = (made_up(types, 24, 40, what=what, seed=seed, grows=1. - seed) for seed in (0, 1))
     return pictures(rec, compare(grows=rec, steady=other)), list(types)
 
+MOST = {'500 layers of densenet169': ('plot_stats', 'heatmap', 'first_last'),  # the others take half a minute each
+        '467 weights of ResNet-152': ('color_dim', 'show')}
+DRAWN = [(network, name) for network in NETWORKS for name in MOST.get(network, PICTURES)]
 BY_LAYER = {'color_dim', 'heatmap', 'first_last', 'compare color_dim', 'compare plot_stats', 'difference'}
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ['color_dim', 'color_dim auto', 'plot_stats', 'heatmap', 'ridge', 'first_last',
-                                  'plot_depth', 'show', 'color_dim run', 'plot_stats run',
-                                  'compare color_dim', 'compare plot_stats', 'difference'])
+@pytest.mark.parametrize('drawn, name', DRAWN, indirect=['drawn'])
 def test_texts_stand_apart_and_whole(drawn, name):
     draw, layers = drawn
     fig = draw[name]()
