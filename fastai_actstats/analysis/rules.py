@@ -20,9 +20,9 @@ from fastcore.docments import docments
 from ..core.record import Record
 
 # %% auto #0
-__all__ = ['RULES', 'RECTIFIERS', 'SATURATING', 'Finding', 'Rule', 'rule', 'thresholds', 'layer_type', 'next_type', 'before_norm',
-           'finite_count', 'has_values', 'share_above_zero', 'rms', 'slope', 'collapses', 'Onset', 'onset', 'onsets',
-           'earliest', 'column_at']
+__all__ = ['RULES', 'RECTIFIERS', 'SATURATING', 'Finding', 'Rule', 'rule', 'meanings', 'thresholds', 'layer_type', 'next_type',
+           'before_norm', 'finite_count', 'has_values', 'share_above_zero', 'rms', 'slope', 'collapses', 'Onset',
+           'onset', 'onsets', 'earliest', 'column_at']
 
 # %% ../../nbs/analysis/01_rules.ipynb #registry
 class Finding(NamedTuple):
@@ -60,15 +60,19 @@ def rule(
         return check
     return register
 
+def meanings(f) -> dict: # Parameter → its meaning
+    "What stands beside the parameters of a rule or a check; nothing of one typed at a prompt, which has no source"
+    try: return docments(f)
+    except (OSError, TypeError): return {}
+
 def thresholds() -> pd.DataFrame: # One row a parameter
     "Every threshold of every rule, with its default, meaning and source"
     rows = []
     for name, r in RULES.items():
-        try: meanings = docments(r.check)
-        except (OSError, TypeError): meanings = {}  # a rule typed at a prompt has no source to read
+        said = meanings(r.check)
         for threshold, default in r.thresholds.items():
             rows.append(dict(rule=name, reads=', '.join(r.what), threshold=threshold, default=default,
-                             meaning=meanings.get(threshold) or ''))
+                             meaning=said.get(threshold) or ''))
     return pd.DataFrame(rows, columns=['rule', 'reads', 'threshold', 'default', 'meaning'])
 
 # %% ../../nbs/analysis/01_rules.ipynb #measures

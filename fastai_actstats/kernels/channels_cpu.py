@@ -16,15 +16,24 @@ import torch
 from numba import types as t
 
 from .channels import ALIVE, COUNT, M2, MAX, MEAN, MIN, NEAR_ZERO, NONFINITE, OVER, UNDER, WIDTH
-from .cpu import BF16, DEVICES, DTYPES, FAST, HIGHEST, KINDS, LOWEST, i32  # noqa: F401, part of what a kernel offers
+from fastai_actstats.kernels.cpu import (
+    BF16,
+    DEVICES,  # noqa: F401, part of what a kernel offers
+    DTYPES,  # noqa: F401
+    FAST,
+    HIGHEST,
+    KINDS,
+    LOWEST,
+    i32,
+    ordered,
+    pack,
+    widen,
+)
 
 # %% auto #0
 __all__ = ['TILE', 'SLICE', 'LONG', 'reduce_']
 
 # %% ../../nbs/kernels/08_channels_cpu.ipynb #reduce-one
-@nb.njit(inline='always')
-def _key(b): return i32(b ^ i32(i32(b >> i32(31)) & i32(0x7fffffff)))  # floats in their order as integers
-
 @nb.njit
 def _bits(bits, eps, low, high):
     "Near zero, below the limits, above them; smallest and largest key"
@@ -32,7 +41,7 @@ def _bits(bits, eps, low, high):
     for i in range(bits.size):
         b = bits[i]
         near = i32(near + i32(i32(b & i32(0x7fffffff)) <= eps))
-        key = _key(b)
+        key = ordered(b)
         under = i32(under + i32(key < low))
         over = i32(over + i32(key > high))
         least, most = min(least, key), max(most, key)
@@ -49,23 +58,12 @@ def _moments(v):
     return about + first/v.size, max(second - first*first/v.size, 0.)
 
 @nb.njit
-def _pack(v):
-    "The finite values first"
-    n = 0
-    for i in range(v.size):
-        if np.isfinite(v[i]):
-            v[n] = v[i]
-            n += 1
-    return n
-
-@nb.njit
 def _add(row, v, spare, ends, eps, low, high):
     "Merge the values `v` into a channel's row"
     size = v.size
     near, under, over, least, most = _bits(v.view(np.int32), eps, low, high)
     if least <= LOWEST or most >= HIGHEST:
-        spare[:size] = v
-        v = spare[:_pack(spare[:size])]
+        v = spare[:pack(v, spare)]
         near, under, over, least, most = _bits(v.view(np.int32), eps, low, high)
     n = v.size
     if n:
@@ -74,7 +72,7 @@ def _add(row, v, spare, ends, eps, low, high):
         delta, total = mean - row[MEAN], had + n
         row[MEAN] += delta*(n/total)
         row[M2] += m2 + delta*delta*(had*n/total)
-        ends[0], ends[1] = _key(least), _key(most)
+        ends[0], ends[1] = ordered(least), ordered(most)
         row[MIN], row[MAX] = min(row[MIN], ends.view(np.float32)[0]), max(row[MAX], ends.view(np.float32)[1])
     row[COUNT] += size
     row[NONFINITE] += size - n
@@ -86,19 +84,6 @@ def _add(row, v, spare, ends, eps, low, high):
 # %% ../../nbs/kernels/08_channels_cpu.ipynb #gather
 TILE, SLICE = 64, 512  # channels at a time, and values of each: what the second-level cache holds
 LONG = 256  # as many values in a row are read where they are
-
-@nb.njit
-def _widen(raw, kind, out):
-    bits = out.view(np.int32)
-    if kind == BF16:
-        for i in range(raw.size): bits[i] = i32(raw[i]) << i32(16)
-    else:
-        for i in range(raw.size):
-            h = i32(raw[i])
-            bits[i] = (h & i32(0x7fff)) << i32(13)
-            x = out[i]*nb.float32(2.**112)
-            out[i] = x if (h & i32(0x7c00)) != i32(0x7c00) else x*nb.float32(2.**112)  # Inf and NaN stay so
-            bits[i] |= (h & i32(0x8000)) << i32(16)
 
 @nb.njit
 def _side_by_side(x, begin, channels, inner, held, tile, buffer):
@@ -128,7 +113,7 @@ def _kernel(floats, halves, into, outer, channels, inner, kind, eps, low, high):
                     b = min(a + SLICE, begin + inner)
                     if kind:
                         wide = np.empty(SLICE, np.float32)
-                        _widen(half[a:b], kind, wide[:b - a])
+                        widen(half[a:b], kind == BF16, wide[:b - a])
                         _add(rows[c], wide[:b - a], spare, ends, eps, low, high)
                     else: _add(rows[c], x[a:b], spare, ends, eps, low, high)
         return
@@ -142,7 +127,7 @@ def _kernel(floats, halves, into, outer, channels, inner, kind, eps, low, high):
             begin, n = (o*channels + c)*inner, held*inner
             if kind:
                 _side_by_side(half, begin, channels, inner, held, tile, raw)
-                for k in range(tile): _widen(raw[k, :n], kind, buffer[k, :n])
+                for k in range(tile): widen(raw[k, :n], kind == BF16, buffer[k, :n])
             else: _side_by_side(x, begin, channels, inner, held, tile, buffer)
             for k in range(tile): _add(rows[c + k], buffer[k, :n], spare, ends, eps, low, high)
 

@@ -21,7 +21,8 @@ from numba.extending import intrinsic
 from .bins import Bins
 
 # %% auto #0
-__all__ = ['DEVICES', 'SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'DTYPES', 'i32', 'PART', 'PARTS', 'reduce_']
+__all__ = ['DEVICES', 'SLICE', 'WAYS', 'HIGHEST', 'LOWEST', 'FAST', 'KINDS', 'BF16', 'DTYPES', 'i32', 'PART', 'PARTS', 'ordered',
+           'pack', 'widen', 'reduce_']
 
 # %% ../../nbs/kernels/03_cpu.ipynb #slices
 DEVICES = ('cpu',)  # of the tensors it reads
@@ -36,7 +37,7 @@ DTYPES = tuple(KINDS)
 i32 = nb.int32  # around every operation: numba would go on in 64 bits, at less than half the speed
 
 @nb.njit(inline='always')
-def _key(b): return i32(b ^ i32(i32(b >> i32(31)) & i32(0x7fffffff)))  # its own inverse
+def ordered(b): return i32(b ^ i32(i32(b >> i32(31)) & i32(0x7fffffff)))  # floats in their order; its own inverse
 
 @nb.njit
 def _bits(bits, eps_bits):
@@ -45,7 +46,7 @@ def _bits(bits, eps_bits):
     for i in range(bits.size):
         b = bits[i]
         near = i32(near + i32(i32(b & i32(0x7fffffff)) <= eps_bits))
-        key = _key(b)
+        key = ordered(b)
         low, high = min(low, key), max(high, key)
     return near, low, high
 
@@ -101,7 +102,7 @@ def _tally(slots, counts):
 
 # %% ../../nbs/kernels/03_cpu.ipynb #whole
 @nb.njit
-def _pack(v, out):
+def pack(v, out):
     "The finite values of `v`, one after the other"
     n = 0
     for i in range(v.size):
@@ -109,7 +110,8 @@ def _pack(v, out):
     return n
 
 @nb.njit
-def _widen(raw, bf16, out):
+def widen(raw, bf16, out):
+    "The float32 values of bits of bfloat16 or float16"
     bits = out.view(np.int32)
     if bf16:
         for i in range(raw.size): bits[i] = i32(raw[i]) << i32(16)
@@ -143,17 +145,17 @@ def _reduce(x, half, row, job):
     for a in range(0, x.size + half.size, SLICE):
         if half.size:
             v = wide[:min(SLICE, half.size - a)]
-            _widen(half[a:a + SLICE], job.kind == BF16, v)
+            widen(half[a:a + SLICE], job.kind == BF16, v)
         else: v = x[a:a + SLICE]
         size = v.size
         near, low, high = _bits(v.view(np.int32), eps_bits)
         if low <= LOWEST or high >= HIGHEST:
-            v = packed[:_pack(v, packed)]
+            v = packed[:pack(v, packed)]
             near, low, high = _bits(v.view(np.int32), eps_bits)
         if v.size:
             mean, m2, m3, m4 = _moments(v)
             _merge(row, v.size, mean, m2, m3, m4)
-            ends[0], ends[1] = _key(low), _key(high)
+            ends[0], ends[1] = ordered(low), ordered(high)
             row[-2], row[-1] = min(row[-2], ends.view(np.float32)[0]), max(row[-1], ends.view(np.float32)[1])
             s = slots[:v.size]
             if job.log: _log_slots(v.view(np.int32), job.hi_bits, job.shift, job.base, job.side, s)

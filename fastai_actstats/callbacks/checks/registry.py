@@ -14,9 +14,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import pandas as pd
-from fastcore.docments import docments
 
-from ...analysis.rules import Finding
+from ...analysis.rules import Finding, meanings
 from .clock import CannotKnow, OutOfTime
 from .trial import Trial
 
@@ -50,8 +49,7 @@ def check_thresholds() -> pd.DataFrame: # One row a parameter
     "Every threshold of every check, with its default, meaning and source"
     rows = []
     for name, c in CHECKS.items():
-        try: said = docments(c.run)
-        except (OSError, TypeError): said = {}  # a check typed at a prompt has no source to read
+        said = meanings(c.run)
         rows += [dict(check=name, threshold=k, default=v, meaning=said.get(k) or '') for k, v in c.thresholds.items()]
     return pd.DataFrame(rows, columns=['check', 'threshold', 'default', 'meaning'])
 
