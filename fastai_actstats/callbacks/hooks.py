@@ -181,11 +181,12 @@ class Watch:
     def __call__(self):
         if self.learn.lock.locked() or self.running: return self.inner()  # an evaluation amid a fit
         self.running = True
-        members = [m for m in self.members if m.wants(self.learn.training)]
+        members, graded = [m for m in self.members if m.wants(self.learn.training)], torch.is_grad_enabled()
         try:
             with self.watching(members): self.inner()
         except CANCEL: raise  # fastai goes on to `after_fit`
         except BaseException:
+            torch.set_grad_enabled(graded)  # an interrupt in a `no_grad`, whoever's, leaves gradients off
             self.end()
             raise
         finally: self.running = False

@@ -127,6 +127,15 @@ def nothing_left(learn):
     assert not hooks_on(learn.model) and 'all_batches' not in vars(learn)
 
 @pytest.mark.slow
+def test_an_interrupt_amid_no_grad_leaves_gradients_on(learner):
+    def act(learn):
+        torch.set_grad_enabled(False)  # as one does between the two ends of a `no_grad`
+        raise KeyboardInterrupt
+    learn = learner([ActStats(), At('after_pred', act)])
+    with pytest.raises(KeyboardInterrupt): learn.fit(1, 1e-3)
+    assert torch.is_grad_enabled()
+    nothing_left(learn)
+
 @pytest.mark.parametrize('event,order', [('before_epoch', -30), ('before_batch', -30), ('after_backward', -30),
                                          ('after_batch', -30), ('after_train', 70), ('after_epoch', -30),
                                          ('before_batch', 70), ('after_backward', 70)])
