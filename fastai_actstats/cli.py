@@ -76,8 +76,6 @@ def save(
     from fastai_actstats.core.disk import atomic
     if to.suffix.lower() in PAGES: return what.to_html(to)
     import matplotlib.pyplot as plt
-
-    from fastai_actstats.plots import comparison, distributions, steps  # noqa: F401, give it its pictures
     plt.switch_backend('agg')
     drawn = getattr(what, picture)()
     with atomic(to) as f: drawn.savefig(f, format=to.suffix[1:].lower(), dpi=110)
@@ -201,14 +199,14 @@ def compare(
     json:bool=False # One JSON object, for machines?
 ):
     "Runs beside each other: statistics of the first and the last epoch, and since when they are apart."
-    from fastai_actstats.analysis.compare import compare as beside
+    from fastai_actstats import compare as beside
     done, wrong = each(files, loader(layers, steps))
     if wrong: return tell('compare', json, wrong, [])
     names = {Path(file).stem: file for file in done}
     if len(names) < len(done): names = {file: file for file in done}
     with said(', '.join(done)):
         both = beside({name: done[file] for name, file in names.items()})
-        rows = both.table()
+        rows = both.table(each='layer')
         if Out is not None:
             to, = set(targets(Out, [Out], PICTURES + PAGES).values())
             save(both, picture, to)

@@ -51,8 +51,7 @@ def loader(
     layers:str|None, steps:str|None # As given in the shell
 ): # Name of a file → `Record`
     "How files are read: no more of them than is asked for"
-    from fastai_actstats.analysis import report  # noqa: F401, gives records their report
-    from fastai_actstats.core.record import Record
+    from fastai_actstats import Record
     wanted = None if layers is None else [n.strip() for n in layers.split(',')]
     first, colon, last = (steps or ':').partition(':')
     try: between = int(first or 0), int(last or 2**53) if colon else int(first)

@@ -162,7 +162,7 @@ def test_the_others_are_gone_on_with(verb, folder, run):
     assert said['status'] == 2 and len(err.splitlines()) == 1
     assert {f['file']: 'error' in f for f in said['files']} == {'none.npz': True, 'quiet.npz': False}
 
-@pytest.mark.parametrize('verb', [v for v in VERBS if v != 'page'])
+@pytest.mark.parametrize('verb', VERBS)
 def test_records_of_nothing(verb, folder, run):
     empty = make_record().part(slice(0, 0))
     empty.save('empty.npz')
@@ -262,6 +262,15 @@ def test_as_a_process(folder):
     done = subprocess.run(['bash', '-c', f'{piped} | head -1; echo ${{PIPESTATUS[0]}}'], capture_output=True, text=True,
                           cwd=folder)
     assert done.stdout.startswith('step,last_step,epoch') and not done.stderr, done.stderr
+    for files in (['page', 'run.npz'], ['compare', 'run.npz', 'plain.npz']):  # nothing else has loaded what makes pages
+        done = process('-m', 'fastai_actstats.cli', *files, '-o', f'{files[0]}.html', cwd=folder)
+        assert done.returncode == 0 and not done.stderr, done.stderr
+        assert '</html>' in (folder/f'{files[0]}.html').read_text()
+
+def test_many_runs_have_a_row_a_run_and_layer_too(folder, run):
+    for i in range(8): (folder/f'{i}.npz').write_bytes((folder/'run.npz').read_bytes())
+    said, _ = told(run, 'compare', *[f'{i}.npz' for i in range(8)])
+    assert {'layer', 'std last'} <= said['table'][0].keys() and len({row['run'] for row in said['table']}) == 8
 
 def test_the_demo_is_a_verb_too(run):
     status, out, _ = run('demo', '--help')
